@@ -1,4 +1,4 @@
-# What is installed and collected is made here; pip and its like stay behind.
+# This stage installs the packages and collects the static files. pip and other tools are not copied to the image.
 FROM python:3.13.15-slim-trixie AS builder
 
 RUN python -m venv --without-pip /venv
@@ -12,13 +12,13 @@ COPY manage.py gunicorn.conf.py ./
 COPY worker worker
 COPY config config
 
-# The key is for this one command: nothing of it stays in the image.
+# The key is only for this command, and is not stored in the image.
 RUN SECRET_KEY=throwaway VAR_DIR=/app/var PYTHONPATH=/app/worker:/app /venv/bin/python manage.py collectstatic --noinput \
     && /venv/bin/python -m compileall -q worker config
 
 FROM python:3.13.15-slim-trixie
 
-# All that is written lies in /tmp, /app/var/payloads and /app/var/journals, so that the file system may be read-only.
+# The program writes only to /tmp, /app/var/payloads and /app/var/journals, so the file system may be read-only.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -33,7 +33,7 @@ WORKDIR /app
 COPY --from=builder /venv /venv
 COPY --from=builder /app /app
 
-# A new volume takes owner and mode of the folder that it covers. COPY would not change those of a folder that is there.
+# A new volume takes owner and mode of the folder that it covers. COPY would not change those of an existing folder.
 RUN install --directory --owner=10001 --group=10001 --mode=700 var/payloads var/journals
 
 USER 10001:10001

@@ -1,4 +1,4 @@
-"""How gunicorn runs here: it reads this file by itself when started in this folder."""
+"""The configuration of gunicorn, which reads this file if it is started in this folder."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-#: The settings are imported before there are workers, so that a wrong value ends gunicorn itself with its line. Without
-#: this, the master would start anew the workers that stop at it, for ever.
+#: Import the settings before the workers start, so that a wrong value ends gunicorn with one line. Otherwise each
+#: worker would end with it, and the master would start new workers for ever.
 preload_app = True
 
 workers = 2
 threads = 4
 
-#: A socket under the home directory to manage gunicorn by, which nobody here uses.
+#: Disable the socket under the home directory for managing gunicorn, which this project does not use.
 control_socket_disable = True
 
 
 class _Propagating(Logger):
-    """What gunicorn says, by the handler of everybody else."""
+    """A logger that passes gunicorn's log lines to the handlers of the root logger."""
 
     def setup(self, cfg: Any) -> None:
-        """Have no handlers of its own; its levels are as configured."""
+        """Configure the levels, and remove gunicorn's handlers."""
         super().setup(cfg)
         for log in (self.error_log, self.access_log):
             log.handlers.clear()
             log.propagate = True
 
 
-#: Its lines look as those of everybody else (LOG_FORMAT).
+#: Log in the format of the other programs (LOG_FORMAT).
 logger_class = _Propagating

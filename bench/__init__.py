@@ -1,1 +1,1 @@
-"""The benchmark: this project and what people would use instead, side by side in one run."""
+"""The benchmark: this project and its alternatives, side by side in one run."""

@@ -27,7 +27,7 @@ from bench.rate_limit import limited
 from bench.services import Services
 from config.local.processes import unwind_on_signals
 
-#: In the order in which they run: those of one front together, for it is changed by starting everybody anew.
+#: In the order in which they run. Scenarios of one front are together, because another front restarts all processes.
 SCENARIOS: dict[str, Callable[[Bench], Result]] = {
     throughput.ONE_BY_ONE.name: throughput.ONE_BY_ONE,
     "lone": lone,
@@ -66,11 +66,11 @@ NOT_QUICK = {
 
 
 class _OutOfTime(BaseException):
-    """The run has taken as long as it may."""
+    """The run has reached its time limit."""
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the chosen scenarios."""
     options = _options()
     names = options.scenarios or [name for name in SCENARIOS if not (options.quick and name in NOT_QUICK)]
     scale = replace(
@@ -85,7 +85,7 @@ def main() -> int:
         about = _about(bench, load)
         print(*(f"{name}: {value}" for name, value in about.items()), sep="\n", flush=True)
         results = _run(bench, [name for name in SCENARIOS if name in names])
-        # What follows is to be done whole, the end of all processes before all.
+        # The rest must not be interrupted, above all the end of all processes.
         signal.alarm(0)
     about["took"] = f"{(time.monotonic() - begun) / 60:.0f} minutes, load at the end {measure.load()}"
 
@@ -96,7 +96,7 @@ def main() -> int:
     report.show_goals(verdicts, titles)
     file = ROOT / "bench" / "results" / f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}.json"
     report.write_json(results, verdicts, about, file)
-    print(f"\nAll that was measured is in {file.relative_to(ROOT)}.")
+    print(f"\n{file.relative_to(ROOT)} contains all measurements.")
     if options.page or not (options.quick or options.scenarios):
         report.write_page(results, verdicts, titles, about, ROOT / "docs")
         print("docs/performance.md is written.")
@@ -106,26 +106,26 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; by default all")
+    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"{', '.join(SCENARIOS)}; by default all")
     parser.add_argument("--quick", action="store_true", help="about two minutes, with few mails and rounds")
-    parser.add_argument("--rounds", type=int, help="how often each contender has its turn, at most")
-    parser.add_argument("--minutes", type=int, help="end after so many, with what is measured by then")
-    parser.add_argument("--page", action="store_true", help="write docs/performance.md though it is not a whole run")
+    parser.add_argument("--rounds", type=int, help="maximum number of rounds")
+    parser.add_argument("--minutes", type=int, help="stop after this time, and report the results so far")
+    parser.add_argument("--page", action="store_true", help="write docs/performance.md even if the run is not complete")
     for name, words in (
-        ("steady_mails", "through one worker"),
+        ("steady_mails", "mails through one worker"),
         ("finished_rows", "finished rows in the table"),
-        ("queued_mails", "in bulk, queued before an urgent one"),
-        ("held_mails", "beside an open transaction"),
+        ("queued_mails", "bulk mails that are queued before an urgent one"),
+        ("held_mails", "mails sent during an open transaction"),
     ):
         default = f"{words}; {getattr(WHOLE, name):,}, or {getattr(QUICK, name):,} with --quick"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="NUMBER", help=default)
     options = parser.parse_args()
     for name in options.scenarios:
         if name not in SCENARIOS:
-            parser.error(f"{name} is no scenario; there are {', '.join(SCENARIOS)}")
+            parser.error(f"{name} is not a scenario; choose from {', '.join(SCENARIOS)}")
     for program in ("smtp-source", "smtp-sink", "stunnel4"):
         if shutil.which(program) is None:
-            parser.error(f"{program} is not installed; bench/debian-packages.txt says what is needed")
+            parser.error(f"{program} is not installed; install the packages in bench/debian-packages.txt")
     return options
 
 
@@ -138,7 +138,7 @@ def _end_after(minutes: int) -> None:
 
 
 def _run(bench: Bench, names: Iterable[str]) -> list[Result]:
-    """Every scenario's result. One that breaks is told of, and the others go on."""
+    """Return the result of every scenario. A scenario that fails is reported, and the others continue."""
     results: list[Result] = []
     for name in names:
         began = time.monotonic()
@@ -146,14 +146,14 @@ def _run(bench: Bench, names: Iterable[str]) -> list[Result]:
             result = SCENARIOS[name](bench)
         except Exception:
             traceback.print_exc()
-            bench.wrong.append(f"{name} broke: {traceback.format_exc().splitlines()[-1]}")
-            # Whatever state they are in, the next ones begin anew.
+            bench.wrong.append(f"{name} failed: {traceback.format_exc().splitlines()[-1]}")
+            # The processes may be in any state, so the next scenario starts new ones.
             bench.end()
             continue
         except _OutOfTime:
-            bench.wrong.append(f"out of time at {name}")
+            bench.wrong.append(f"the time limit ended the run during {name}")
             break
-        # A scenario that is a function says in its first line what it measures.
+        # For a scenario that is a function, the first line of its docstring describes it.
         result.words = result.words or (SCENARIOS[name].__doc__ or "").strip().splitlines()[0]
         result.data["took"] = time.monotonic() - began
         results.append(result)
@@ -163,7 +163,7 @@ def _run(bench: Bench, names: Iterable[str]) -> list[Result]:
 
 
 def _about(bench: Bench, load: str) -> dict[str, str]:
-    """What is measured, when and on what."""
+    """Return the size, the date, the machine and the versions of the run."""
     versions = {name: importlib.metadata.version(name) for name in ("Django", "celery", "kombu", "redis", "psycopg")}
     return {
         "run": "quick: few mails and rounds" if bench.quick else "whole",

@@ -1,4 +1,4 @@
-"""What a scenario works with: the services, the contenders that run at the moment, and how much time there is."""
+"""The context of a scenario: the services, the running contenders, and the time left."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from bench.services import Front, Services
 
 @dataclass(kw_only=True)
 class Result:
-    """What a scenario came to: a table, bars for a plot, remarks, and everything measured."""
+    """The result of a scenario: a table, bars for a plot, remarks, and all measured data."""
 
     name: str
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    #: What is measured, for the page.
+    #: The description for the page.
     words: str = ""
-    #: A second table, for those who want to know more.
+    #: The columns of a second table with details.
     detail_columns: Sequence[str] = ()
     details: list[Sequence[str]] = field(default_factory=list)
-    #: What goals are judged by, and on which smaller scale than theirs.
+    #: The metrics of the goals, and the scale if it is smaller than that of the goals.
     metrics: dict[str, float] = field(default_factory=dict)
     scale: str = ""
-    #: What bounds the metrics; told where a goal is not met.
+    #: The limits of the metrics; shown if a goal is not met.
     limits: str = ""
-    #: The profiles that show more of it: their groups begin with this.
+    #: The profiles with details of this scenario: their groups begin with this text.
     profiled: str = ""
-    #: Of the plot: what is measured, and how much for whom.
+    #: The unit of the plot, and the value of each contender.
     unit: str = ""
     bars: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large the longest scenarios are."""
+    """The size of the longest scenarios."""
 
     steady_mails: int
     finished_rows: int
@@ -58,16 +58,16 @@ class Scale:
         )
 
 
-#: What the goals speak of, and what goes in two minutes.
+#: The scale of the goals, and one for two minutes.
 WHOLE = Scale(steady_mails=100_000, finished_rows=1_000_000, queued_mails=50_000, held_mails=20_000)
 QUICK = Scale(steady_mails=2_000, finished_rows=50_000, queued_mails=2_000, held_mails=1_000)
 
-#: Mails before what is measured, so that all connections are open and code is warm.
+#: Mails before each measurement, so that all connections are open and the code is warm.
 WARM_UP = 24
 
 
 class Bench:
-    """The contenders that run are all of one front; they end when another is asked for."""
+    """Runs the contenders, all with one front. They end when a scenario needs another front."""
 
     def __init__(self, services: Services, *, quick: bool, rounds: int | None = None, scale: Scale) -> None:
         self.services = services
@@ -76,27 +76,27 @@ class Bench:
         self._rounds = rounds
         self._running: dict[str, Running] = {}
         self._front: Front | None = None
-        #: What scenarios leave for later ones.
+        #: Values that a scenario keeps for later ones.
         self.kept: dict[str, float] = {}
-        #: Mails that were lost or came twice, in words.
+        #: Lost or duplicate mails, in words.
         self.wrong: list[str] = []
 
     def pick(self, quick: int, full: int) -> int:
-        """A number for the quick run, or for the whole one."""
+        """Return the number for a quick run or for a whole run."""
         return quick if self.quick else full
 
     @property
     def rounds(self) -> int:
-        """How often each contender has its turn."""
+        """How many rounds each contender has."""
         return self._rounds or self.pick(2, 5)
 
     @property
     def seconds(self) -> int:
-        """After which a scenario begins no further round, so that a slow machine comes to an end too."""
+        """Seconds after which a scenario begins no further round, so that a slow machine also finishes."""
         return self.pick(15, 130)
 
     def running(self, contenders: Sequence[Contender], front: Front) -> list[Running]:
-        """Have these contenders ready, frozen."""
+        """Return these contenders, started and frozen."""
         if front != self._front:
             self.end()
             self._front = front
@@ -113,7 +113,7 @@ class Bench:
         return [self._running[contender.name] for contender in contenders]
 
     def end(self) -> None:
-        """End who runs, all at a time: most of it is waiting."""
+        """End all contenders at the same time, because ending mostly means waiting."""
         running, self._running = list(self._running.values()), {}
         with ThreadPoolExecutor() as threads:
             list(threads.map(Running.end, running))
@@ -129,8 +129,10 @@ class Bench:
 
 
 def median(rounds: Sequence[Round], what: str) -> float:
-    """The median of an attribute of the rounds, or of the CPU milliseconds a mail of a part, or of 'all' but
-    the sink."""
+    """Return the median of an attribute of the rounds, or of the CPU milliseconds a mail of one part.
+
+    The part 'all' is everything except the sink.
+    """
     values = []
     for one in rounds:
         if what == "all":

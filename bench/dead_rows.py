@@ -1,4 +1,4 @@
-"""What the database has to carry along: rows that are done, and old versions of rows that it may not clear away."""
+"""Finished rows, and old row versions that the database may not remove."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHERE d.id = (SELECT min(id) FROM post_office_email WHERE status = 0)
 
 
 def _copies(one: Running, table: str, template: str) -> str:
-    """The statement that copies a finished row, with ids of their own."""
+    """Return the statement that copies a finished row, with new ids."""
     names = [
         name
         for (name,) in one.query(
@@ -43,7 +43,7 @@ def _copies(one: Running, table: str, template: str) -> str:
 
 
 def finished_rows(bench: Bench) -> Result:
-    """Whether mails that are done slow down those that are to do."""
+    """This shows whether finished mails slow down the mails that are still to be sent."""
     few, many = 1_000, bench.scale.finished_rows
     result = Result(
         name="finished_rows",
@@ -91,23 +91,23 @@ def finished_rows(bench: Bench) -> Result:
     if many < WHOLE.finished_rows:
         result.scale = f"with {many:,} rows"
     result.limits = (
-        "what is done is left out of the indexes that the sweep and the attempts ask; what remains is that a larger "
-        "table has deeper indexes to insert into, and the noise of the machine"
+        "finished rows are not in the indexes that the sweep and the attempts use; the remaining cost is that a "
+        "larger table has deeper indexes to insert into, and the noise of the machine"
     )
     return result
 
 
-#: The parts whose CPU counts against an open transaction: the caller's inserts do not mind it.
+#: The parts whose CPU counts with an open transaction. It does not affect the caller's inserts.
 _PARTS = ("worker", "database")
 
 
 def open_transaction(bench: Bench) -> Result:
-    """Another connection's transaction stays open: the database clears away no row version that is newer than it."""
+    """Another connection's transaction stays open, so the database removes no row version that is newer than it."""
     mails, singly = bench.scale.held_mails, bench.pick(40, 200)
     kinds = (f"{mails:,} in bulk", f"{singly} one by one after that")
     result = Result(
         name="open_transaction",
-        title="A transaction open meanwhile",
+        title="An open transaction",
         columns=(
             "mails",
             "CPU ms/mail: worker",
@@ -137,28 +137,29 @@ def open_transaction(bench: Bench) -> Result:
         result.data[kind] = {"without": costs[0], "with": costs[1]}
     result.metrics = {"times": max(ratios)}
     result.remarks.append(
-        f"Another connection has a snapshot (REPEATABLE READ) that is older than the {mails + singly:,} mails that go "
-        "meanwhile. What an open transaction costs does not come from its time but from what goes by it: ten minutes "
-        f"at {(mails + singly) / 600:.0f} mails a second are as many. Each mail leaves old versions of its row and of "
-        "its entries in indexes, which are read past until the transaction has ended."
+        f"Another connection has a snapshot (REPEATABLE READ) that is older than the {mails + singly:,} mails that "
+        "are sent meanwhile. The cost of an open transaction does not depend on its duration but on the number of "
+        f"mails sent during it: ten minutes at {(mails + singly) / 600:.0f} mails a second are as many. Each mail "
+        "leaves old versions of its row and of its index entries, and queries must skip them until the transaction "
+        "has ended."
     )
     if mails < WHOLE.held_mails:
         result.scale = f"with {mails:,} mails"
     result.limits = (
-        "the claim asks an index for what is due, and passes the entries of mails that have gone; the record updates "
+        "the claim looks up due mail in an index, and skips the entries of mails that were sent; the record updates "
         "rows whose older versions stay"
     )
     return result
 
 
 def _times(without: Mapping[str, float], held: Mapping[str, float]) -> float:
-    """How many times as much CPU both parts together take."""
+    """Return the ratio of the CPU of both parts together."""
     return sum(held.values()) / sum(without.values())
 
 
 @contextlib.contextmanager
 def _held(one: Running) -> Iterator[None]:
-    """Another connection's snapshot, as a long report or a forgotten session has one."""
+    """Hold a snapshot on another connection, as a long report or a forgotten session does."""
     with one.services.postgresql.connect(one.database) as other:
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         # The first query takes the snapshot.
@@ -168,7 +169,7 @@ def _held(one: Running) -> Iterator[None]:
 
 
 def _clean(one: Running, table: str) -> None:
-    """Begin with an empty table."""
+    """Start with an empty table."""
     one.query(f"TRUNCATE {table} CASCADE")
     one.query(f"VACUUM (ANALYZE) {table}")
     one.query("CHECKPOINT")

@@ -1,4 +1,4 @@
-"""An environment for each contender, outside the repository, made from the lock files in ``requirements/``."""
+"""Environments of the contenders, outside the repository, made from the lock files in ``requirements/``."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 
-#: The environment of this checkout is what ``make run`` and the image install.
+#: The environment of this checkout has the packages that ``make run`` and the image install.
 LOCKS = {"ours": ROOT / "requirements" / "run.txt"}
 
 
 def folder() -> Path:
-    """Where the environments lie."""
+    """Return the folder of the environments."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "celery-mail-dispatch" / "bench"
 
 
 def program(environment: str, name: str = "python") -> str:
-    """The path of a program in an environment."""
+    """Return the path of a program in an environment."""
     return str(folder() / environment / "bin" / name)
 
 
 def prepare(environment: str) -> None:
-    """Make the environment, or make it anew when its lock file is another one than before."""
+    """Create the environment, or create it again if its lock file has changed."""
     lock = LOCKS.get(environment, REQUIREMENTS / f"{environment}.txt")
     here = folder() / environment
     marker = here / ".installed"

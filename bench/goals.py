@@ -1,4 +1,4 @@
-"""What was aimed at, and whether it was reached: the one place where a goal stands."""
+"""The goals and their verdicts. Goals are defined only here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.contenders import Contender
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One metric of a scenario, and the least or the most it may be; ``shown`` formats it.
+    """One metric of a scenario, with its least or greatest value. ``shown`` formats it.
 
-    ``towards`` is where it is to come one day; what is judged is the bound.
+    ``towards`` is the long-term aim. The verdict uses only the bound.
     """
 
     scenario: str
@@ -30,24 +30,24 @@ class Goal:
 
     @property
     def bound(self) -> str:
-        """The metric that is to be reached, in words."""
+        """The required value, in words."""
         if self.at_least is not None:
             return f"at least {self.shown.format(self.at_least)}"
         return f"at most {self.shown.format(self.at_most)}"
 
     @property
     def beyond(self) -> str:
-        """The metric that is worked towards, in words; '' where the bound is all that is wanted."""
+        """The long-term aim, in words, or '' if there is none beyond the bound."""
         return "" if self.towards is None else self.shown.format(self.towards)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A goal and what was reached: None when it was not measured."""
+    """A goal and the measured value, or None if it was not measured."""
 
     goal: Goal
     reached: float | None
-    #: On which smaller scale than the goal's, if so.
+    #: The scale of the measurement, if it is smaller than the goal's.
     scale: str = ""
 
     @property
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def judge(results: Sequence[Result]) -> list[Verdict]:
-    """What became of each goal, in the order of the table below."""
+    """Return the verdict on each goal, in the order of the table below."""
     by_name: Mapping[str, Result] = {result.name: result for result in results}
     verdicts = []
     for goal in GOALS:
@@ -78,18 +78,18 @@ def judge(results: Sequence[Result]) -> list[Verdict]:
 
 
 def times(contender: Contender) -> str:
-    """The name of the metric 'our rate, as a multiple of this contender's'."""
+    """Return the name of the metric 'our rate, as a multiple of this contender's'."""
     return f"times {contender.name}"
 
 
-#: The same of smtp-source, which is no contender of ours.
+#: The same for smtp-source, which is not a contender.
 TIMES_SOURCE = "times smtp-source"
 
 
 def _rate(scenario: str, at_least: float, contender: Contender, words: str, *, towards: float | None = None) -> Goal:
     return Goal(
         scenario=scenario,
-        words=f"mails a second, beside {words}",
+        words=f"mails a second, compared with {words}",
         metric=times(contender),
         at_least=at_least,
         towards=towards,
@@ -99,7 +99,7 @@ def _rate(scenario: str, at_least: float, contender: Contender, words: str, *, t
 def _publishing(metric: str, words: str, at_least: float, *, towards: float) -> Goal:
     return Goal(
         scenario="publishing",
-        words=f"mails a second of the caller's CPU, {words}, beside a plain .delay()",
+        words=f"mails a second of the caller's CPU, {words}, compared with a plain .delay()",
         metric=metric,
         at_least=at_least,
         towards=towards,
@@ -116,24 +116,24 @@ _URGENT = "the slowest urgent mail, from .delay() to the server's acceptance"
 _TWO_PROCESSES = "in tens, as many processes and one session each"
 
 GOALS = (
-    _rate("one_by_one", 3, known.NO_RESULTS, "plain Celery that keeps no results", towards=5),
+    _rate("one_by_one", 3, known.NO_RESULTS, "plain Celery without results", towards=5),
     _rate("one_by_one", 1.3, known.NOTHING, "a Celery task that does nothing", towards=2.5),
-    _rate("one_by_one", 8, known.AS_INSTALLED, "plain Celery that keeps results, as installed"),
+    _rate("one_by_one", 8, known.AS_INSTALLED, "plain Celery with results, as installed"),
     _rate("one_by_one", 5, known.TUNED, "the same, tuned"),
     _rate("one_by_one", 2, known.POST_OFFICE, "django-post-office", towards=4),
-    _rate("tls", 6, known.NO_RESULTS, "plain Celery that keeps no results", towards=10),
+    _rate("tls", 6, known.NO_RESULTS, "plain Celery without results", towards=10),
     _rate("bulk", 3.5, known.CELERY_EMAIL_10, f"django-celery-email {_TWO_PROCESSES}", towards=7),
     _rate("bulk", 2, known.CELERY_EMAIL_100, "the same in hundreds", towards=5),
     _rate("bulk", 5, known.POST_OFFICE, "django-post-office", towards=10),
     Goal(
         scenario="bulk",
-        words="mails a second, beside smtp-source on as many sessions",
+        words="mails a second, compared with smtp-source on as many sessions",
         metric=TIMES_SOURCE,
         at_least=0.4,
         towards=1,
     ),
     _rate("far_bulk", 40, known.CELERY_EMAIL_10, f"django-celery-email {_TWO_PROCESSES}", towards=100),
-    _rate("far", 10, known.NO_RESULTS, "plain Celery that keeps no results", towards=40),
+    _rate("far", 10, known.NO_RESULTS, "plain Celery without results", towards=40),
     _most("far", "round trips a mail", "round trips", 2.0, "{:.2f}"),
     _publishing("one by one", "one by one", 1.2, towards=3),
     _publishing("many", "many at a time by submit_many()", 4, towards=15),
@@ -141,11 +141,11 @@ GOALS = (
     _most("priorities", f"{_URGENT}, a worker for each priority", "slowest", 1, "{:.2f} s", towards=0.2),
     _most("priorities", f"{_URGENT}, one worker for all", "slowest on one worker", 1, "{:.2f} s", towards=0.2),
     _most("steady", "growth of a worker's memory after the first 1,000 mails", "growth", 5, "{:+.1f} %", towards=0),
-    _most("finished_rows", "CPU of a mail with many finished rows, beside few", "times", 1.1),
+    _most("finished_rows", "CPU of a mail with many finished rows, compared with few", "times", 1.1),
     _most("finished_rows", "a sweep with many finished rows", "sweep", 20, "{:.1f} ms"),
     _most(
         "open_transaction",
-        "CPU of a mail, worker and database, beside a transaction that stays open",
+        "CPU of a mail, worker and database, during an open transaction, compared with none",
         "times",
         2,
         towards=1,

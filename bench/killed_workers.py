@@ -1,4 +1,4 @@
-"""Who works is killed in the middle of it: what becomes of the mails, as the SMTP server counts them."""
+"""Kill the sending processes during their work, and count the mails at the SMTP server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.running import Running
 from bench.services import Front, Sink
 from config.local.processes import wait_until
 
-#: Mails that are submitted, and how many the server has each time when all processes that send are killed.
+#: Mails that are submitted, and how many the server has each time when all sending processes are killed.
 _MAILS, _TAKEN = 100, (20, 40, 60)
 
-#: Seconds before a server takes a mail, and again before it says so: one that looks at what it takes.
+#: Seconds before the server accepts a mail, and again before it replies, like a server with a content filter.
 _DELAY = 0.05
 
-#: Seconds in which the processes that were started anew can do what is left.
+#: Seconds in which the restarted processes can finish the rest.
 _PATIENCE = 60
 
 
@@ -35,12 +35,12 @@ def _with(contender: Contender, suffix: str = "", label: str = "", **env: str) -
     )
 
 
-#: With their times so short that all of them can come to an end within the patience.
+#: Timeouts short enough to expire within the patience.
 _SHORT = {"REPLY_TIMEOUT": "10", "LEASE": "15"}
 _SOON = {"BENCH_VISIBILITY": "20"}
 _CONTENDERS = (
     _with(known.OURS, **_SHORT),
-    _with(known.OURS, "_hold", ", in doubt is for a person", **_SHORT, IN_DOUBT="hold"),
+    _with(known.OURS, "_hold", ", IN_DOUBT=hold", **_SHORT, IN_DOUBT="hold"),
     _with(known.NO_RESULTS, **_SOON),
     _with(known.NO_RESULTS, "_late", ", acks_late", **_SOON, BENCH_LATE="1"),
     _with(known.CELERY_EMAIL_10, **_SOON),
@@ -50,23 +50,23 @@ _CONTENDERS = (
 )
 
 _REMARK = (
-    f"{_MAILS} mails, submitted one by one; two processes send, and are killed when the server has {_TAKEN[0]}, "
-    f"{_TAKEN[1]} and {_TAKEN[2]}. It takes {_DELAY:g} s to have one, and as long to say so. Counted {_PATIENCE} s "
-    "after the last start, with times shortened to that: ours "
+    f"{_MAILS} mails, submitted one by one. Two processes send, and are killed when the server has {_TAKEN[0]}, "
+    f"{_TAKEN[1]} and {_TAKEN[2]} mails. The server needs {_DELAY:g} s to take a mail, and as long to reply. Mails are "
+    f"counted {_PATIENCE} s after the last start. These times are shortened to fit: ours "
     f"({', '.join(f'{name} {seconds} s' for name, seconds in _SHORT.items())}) and Celery's visibility timeout "
-    f"({_SOON['BENCH_VISIBILITY']} s instead of an hour). What was with the server and "
-    "not answered for when its sender died is in doubt to anybody; ours sends just that again, with the same "
-    "Message-ID, or leaves it to a person."
+    f"({_SOON['BENCH_VISIBILITY']} s instead of an hour). Mails that the server had, but had not replied to when their "
+    "sender was killed, are in doubt for every sender. Ours sends only those again, with the same Message-ID, or "
+    "holds them until a person decides."
 )
 
 
 def killed(bench: Bench) -> Result:
-    """Three times all processes that send are killed (``kill -9``), amid what they do, and started anew."""
+    """Three times, all sending processes are killed (``kill -9``) during their work, and started again."""
     bench.end()
     result = Result(
         name="killed",
-        title="Killed in the middle",
-        columns=("contender", "mails", "arrived", "lost or stuck", "twice", "left to a person"),
+        title="Killed during sending",
+        columns=("contender", "mails", "arrived", "lost or stuck", "twice", "held"),
         remarks=[_REMARK],
         limits="SMTP has no way to ask a server whether it has a mail (RFC 1047)",
     )
@@ -94,14 +94,14 @@ def killed(bench: Bench) -> Result:
 
 
 def _count(running: Running, sink: Sink) -> tuple[int, int, int]:
-    """How many mails arrived, how often one came again, and how many are held, arrived or not."""
+    """Return the number of mails that arrived, of duplicates, and of held mails, arrived or not."""
     is_command = running.contender.works == "command"
     running.driver.call("submit", _MAILS, 0)
     for taken in _TAKEN:
         if is_command:
             running.begin_to_flush()
-        with contextlib.suppress(TimeoutError):  # who is stuck for good is seen in the end
-            wait_until(lambda: sink.ask()["messages"] >= taken, seconds=30, what="mails enough")  # noqa: B023
+        with contextlib.suppress(TimeoutError):  # the count shows mail that is stuck
+            wait_until(lambda: sink.ask()["messages"] >= taken, seconds=30, what="enough mails")  # noqa: B023
         running.kill()
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:

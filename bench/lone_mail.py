@@ -1,4 +1,4 @@
-"""One mail after the other, each by itself: how long it takes from ``.delay()`` until the server has it."""
+"""One mail after the other, each alone: the time from ``.delay()`` to its acceptance by the server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from config.local.processes import wait_until
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """Between the record of a mail and the next mail: so many seconds, by chance from one to the other.
+    """A random pause, in seconds, between the record of a mail and the next mail.
 
-    ``words`` is how it is beside a dispatcher's stay; ``until_idle``: it begins when the stay has ended.
+    ``words`` compares it with a dispatcher's stay. With ``until_idle`` the pause begins after the stay.
     """
 
     words: str
@@ -32,17 +32,17 @@ _PAUSES = (
     Pause(words="shorter", shortest=0.01, longest=0.07, until_idle=False),
 )
 
-#: Seconds before the sink is first asked whether a mail has arrived: asking takes time from it.
+#: Seconds before the sink is first asked for a mail, because asking delays it.
 _UNDISTURBED = 0.03
 
 
 def lone(bench: Bench) -> Result:
-    """A mail that is all there is to send: from the call of `.delay()` to the server's acceptance."""
+    """The time of a single mail from the call of `.delay()` to the server's acceptance, with no other mail to send."""
     mails = bench.pick(20, 150)
     result = Result(
         name="lone",
         title="A lone mail, loopback, plain",
-        columns=("contender", "pause, beside a stay", "median ms", "90 % within", "the slowest", "ours takes"),
+        columns=("contender", "pause, compared with a stay", "median ms", "90 % within", "the slowest", "ours takes"),
         unit="median ms from .delay() to acceptance",
     )
     chance = random.Random(0)
@@ -62,18 +62,19 @@ def lone(bench: Bench) -> Result:
     result.metrics = {"median": metrics[OURS, _PAUSES[0]], "median within a stay": metrics[OURS, _PAUSES[1]]}
     result.remarks.append(
         f"{mails} mails of each kind, each submitted after the one before was recorded. A dispatcher stays for 0.1 s "
-        "after its last mail and looks each 0.01 s. A mail that comes then needs no wake-up, and waits for the look; a "
-        "later one waits for its wake-up. To plain Celery the pauses are all the same."
+        "after its last mail and looks for mail every 0.01 s. A mail that is submitted in that time needs no wake-up, "
+        "and waits for the next look. A later mail waits for its wake-up. For plain Celery, the length of the pause "
+        "makes no difference."
     )
     result.limits = (
-        "a mail is committed, its wake-up goes through the broker to a process of the worker, which claims it, opens "
-        "or borrows a session and has two round trips with the server"
+        "a mail is committed, and its wake-up goes through the broker to a process of the worker. The process claims "
+        "it, opens or borrows a session, and has two round trips with the server"
     )
     return result
 
 
 def _one(one: Running, pause: Pause, chance: random.Random) -> float:
-    """Seconds from the submission of one mail to its acceptance, after a pause."""
+    """Return the seconds from the submission of one mail to its acceptance, after a pause."""
     if pause.until_idle:
         wait_until(lambda: _is_idle(one), seconds=30, what="the end of a dispatcher's stay")
     time.sleep(chance.uniform(pause.shortest, pause.longest))
@@ -88,5 +89,5 @@ def _one(one: Running, pause: Pause, chance: random.Random) -> float:
 
 
 def _is_idle(one: Running) -> bool:
-    """Whether no key of a queue says that a wake-up is outstanding or a dispatcher stays."""
+    """Return whether no key of a queue shows an outstanding wake-up or a dispatcher that stays."""
     return one.ask_broker("KEYS *email_integration:wake:*") == b"*0"

@@ -1,4 +1,4 @@
-"""What processes have used, read from /proc: whole trees, with the children that have ended."""
+"""The resources that processes have used, read from /proc: whole trees, with ended children."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def tree(root: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return the ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
@@ -23,7 +23,7 @@ def tree(root: int) -> list[int]:
 
 
 def cpu(roots: Iterable[int]) -> float:
-    """Seconds of CPU that these processes and their descendants, the ended ones too, have used so far."""
+    """Return the CPU seconds that these processes and all their descendants, even ended ones, have used so far."""
     ticks = 0
     for pid in {pid for root in roots for pid in tree(root)}:
         fields = _stat(pid)
@@ -33,7 +33,7 @@ def cpu(roots: Iterable[int]) -> float:
 
 
 def memory(roots: Iterable[int]) -> int:
-    """Octets that these processes and their descendants hold, what they share counted once (PSS)."""
+    """Return the octets of memory of these processes and their descendants; shared memory counts once (PSS)."""
     total = 0
     for pid in {pid for root in roots for pid in tree(root)}:
         try:
@@ -46,19 +46,19 @@ def memory(roots: Iterable[int]) -> int:
 
 
 def peak(pid: int) -> int:
-    """The most that a process has ever had in memory, in octets (RSS)."""
+    """Return the largest memory of a process so far, in octets (RSS)."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
     return int(found[1]) * 1024 if found else 0
 
 
 def reset_peak(pid: int) -> int:
-    """Have ``peak`` begin anew, and give what the process holds now, in octets."""
+    """Reset ``peak``, and return the current memory of the process, in octets."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return peak(pid)
 
 
 def machine() -> dict[str, str]:
-    """What this was measured on."""
+    """Return the description of the machine."""
     found = re.search(r"^model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(), re.M)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
@@ -70,12 +70,12 @@ def machine() -> dict[str, str]:
 
 
 def load() -> str:
-    """The load averages."""
+    """Return the load averages."""
     return " ".join(Path("/proc/loadavg").read_text().split()[:3])
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; the name before it may hold anything."""
+    """Return the fields of /proc/PID/stat from the state on. The name before them may contain any character."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Bulk mail is queued, very much of it, and one mail is urgent."""
+"""Urgent mails while much bulk mail is queued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from config.local.processes import wait_until
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """The queues of each worker, of two processes each."""
+    """The queues of each worker. A worker has two processes."""
 
     words: str
     metric: str
@@ -29,18 +29,18 @@ _SETTINGS = (
 
 
 def urgent_behind_bulk(bench: Bench) -> Result:
-    """Bulk mail is queued, very much of it, and now and then a mail is urgent."""
+    """Much bulk mail is queued, and an urgent mail is submitted from time to time."""
     bench.end()
     queued, urgent = bench.scale.queued_mails, bench.pick(5, 20)
     result = Result(
         name="priorities",
         title=f"An urgent mail behind {queued:,} in bulk",
-        columns=("workers", "the slowest urgent mail", "their median", "mails gone meanwhile", "in bulk still waiting"),
+        columns=("workers", "the slowest urgent mail", "their median", "mails sent meanwhile", "in bulk still waiting"),
         remarks=[
             f"{urgent} urgent mails, one after the other, from .delay() to acceptance. Each worker has two processes, "
-            "all at work. What was left of the bulk mail then was thrown away."
+            "all busy. The remaining bulk mail was then deleted."
         ],
-        limits="an urgent mail shares the cores with processes that are busy with bulk mail all the time",
+        limits="an urgent mail shares the cores with processes that send bulk mail all the time",
     )
     for workers in _SETTINGS:
         with Running(OURS, bench.services, bench.services.front(), queues=workers.queues) as ours:
@@ -51,7 +51,7 @@ def urgent_behind_bulk(bench: Bench) -> Result:
             bench.services.sink.ask("reset")
             ours.thaw()
             _measure(ours, workers, result, urgent)
-            # Not frozen: they would keep their locks.
+            # Not frozen, because they would keep their locks.
             for process in ours.workers:
                 process.kill()
             discard(ours)
@@ -61,7 +61,7 @@ def urgent_behind_bulk(bench: Bench) -> Result:
 
 
 def _measure(ours: Running, workers: Workers, result: Result, urgent: int) -> None:
-    """Send the urgent mails while the others go; it counts only if some were left at the end."""
+    """Send the urgent mails during the bulk mail. The result counts only if bulk mail was left at the end."""
     sink, waited = ours.services.sink, []
     wait_until(lambda: sink.ask()["messages"] >= WARM_UP, seconds=60, what="the first mails in bulk")
     for _ in range(urgent):

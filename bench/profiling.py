@@ -1,4 +1,4 @@
-"""Where the CPU of our mails goes: py-spy on the submitter and the worker, in a run that is not timed."""
+"""Profile the CPU of our mails: py-spy on the submitter and the worker, in a run that is not timed."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from bench.contenders import OURS
 from bench.environments import prepare, program
 from bench.running import Running
 
-#: A sample belongs to the innermost of our functions in it, for what these call is called for their sake.
+#: A sample counts for the innermost of our functions, which called the library functions below it.
 _OURS = re.compile(r"(\S+) \(\S*?\bemail_integration/(\S+?)(?::\d+)?\)")
-#: Where we are not in it at all, to the library: the innermost of these.
+#: A sample without a function of ours counts for the library: the innermost match.
 _LIBRARY = re.compile(r"\S+ \(\S*?\b(celery|kombu|redis|billiard|django)/(\w+)")
 _SHOWN = 8
-#: The innermost call of a process that has nothing to do, which py-spy does not see from a call alone.
+#: The innermost call of an idle process, which py-spy does not recognise as idle.
 _WAITS = re.compile(r"_epoll\.poll \([^;]*$")
 
 
 def profile(bench: Bench) -> Result:
-    """Which of our functions the CPU is used for, while mails are sent one by one and in bulk."""
+    """The functions of this project that use the CPU, while mails are sent one by one and in bulk."""
     prepare("tools")
     (ours,) = bench.running((OURS,), bench.services.front())
     result = Result(
         name="profile",
-        title="Where our CPU goes, loopback, plain",
+        title="CPU by function, loopback, plain",
         columns=("process", "part", "share of its samples"),
         remarks=[
-            "Samples of py-spy at 200 Hz, threads that wait left out: the shares are rough. A sample counts for the "
-            "innermost of this project's functions, with what that calls in Django, psycopg and Celery; else for the "
-            "library."
+            "The samples are those of py-spy at 200 Hz, without threads that wait, so the shares are rough. A sample "
+            "counts for the innermost function of this project, including its calls into Django, psycopg and Celery. "
+            "A sample without such a function counts for the library."
         ],
     )
     for kind, mails, together in (("one by one", bench.pick(200, 800), 0), ("in bulk", bench.pick(500, 4_000), 1_000)):
@@ -51,7 +51,7 @@ def profile(bench: Bench) -> Result:
 
 
 def part(stack: str) -> str:
-    """Whose a sample is; a stack goes from the outermost call to the innermost."""
+    """Return the function or library that a sample counts for. A stack begins with the outermost call."""
     frames = stack.split(";")[::-1]
     if found := next(filter(None, map(_OURS.match, frames)), None):
         return f"{found[2]} {found[1]}()"
@@ -61,7 +61,7 @@ def part(stack: str) -> str:
 
 
 def _sample(bench: Bench, ours: Running, mails: int, together: int) -> dict[str, Counter[str]]:
-    """The stacks of each of our processes while so many mails are sent."""
+    """Return the stacks of each of our processes while ``mails`` mails are sent."""
     main, *pool = measure.tree(ours.workers[0].pid)
     with contextlib.ExitStack() as stack, ours.awake():
         ours.round(6)
@@ -69,7 +69,7 @@ def _sample(bench: Bench, ours: Running, mails: int, together: int) -> dict[str,
         for pid in (ours.driver.pid, main, *pool):
             recorders[pid] = _Recorder(pid, bench.services.folder / f"profile-{pid}-{together}")
             stack.callback(recorders[pid].end)
-        time.sleep(1.5)  # py-spy does not say when it has begun
+        time.sleep(1.5)  # py-spy does not report when it has begun
         ours.round(mails, together=together)
         stacks = {pid: recorder.finish() for pid, recorder in recorders.items()}
     return {
@@ -87,7 +87,7 @@ class _Recorder:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def finish(self) -> Counter[str]:
-        """The stacks and how often each was seen."""
+        """Return the stacks, with the number of samples of each."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(20)
         stacks: Counter[str] = Counter()

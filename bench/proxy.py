@@ -1,4 +1,4 @@
-"""A TCP proxy that makes distance: everything arrives later, each way, with no limit to how much is under way."""
+"""A TCP proxy that simulates distance: it delays all data, each way, without a limit on the data in transit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from config.local.processes import LOOPBACK
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection; what it hears comes out of its ``peer`` after ``delay`` seconds."""
+    """One end of a connection. It sends its data to its ``peer`` after ``delay`` seconds."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
@@ -40,7 +40,7 @@ class _End(asyncio.Protocol):
 
 
 class _Client(_End):
-    """The end that was connected to. The kernel has answered at once, so that the way of SYN and ACK is added here."""
+    """The client's end. The kernel has already accepted the connection, so the delay of SYN and ACK is added here."""
 
     def __init__(self, delay: float, port: int) -> None:
         super().__init__(delay)
@@ -51,7 +51,7 @@ class _Client(_End):
         self._opening = asyncio.ensure_future(self._open())
 
     async def _open(self) -> None:
-        # SYN there, SYN/ACK back, ACK there; the greeting's own way is added as to all data.
+        # SYN there, SYN/ACK back, ACK there. The greeting gets its delay as all data does.
         await asyncio.sleep(3 * self.delay)
         with contextlib.suppress(OSError):
             _, other = await asyncio.get_running_loop().create_connection(
@@ -68,11 +68,11 @@ async def _serve(port: int, to: int, delay: float) -> None:
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--to", type=int, required=True, help="the port that everything goes on to")
-    parser.add_argument("--delay", type=float, required=True, help="seconds each way")
+    parser.add_argument("--to", type=int, required=True, help="port to which all data is forwarded")
+    parser.add_argument("--delay", type=float, required=True, help="seconds of delay in each direction")
     options = parser.parse_args()
     asyncio.run(_serve(options.port, options.to, options.delay))
 

@@ -1,4 +1,4 @@
-"""How many mails a second a server takes, and what it does with those beyond."""
+"""The rate limit of a server, and its behaviour beyond the limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-#: The reply to a MAIL beyond the rate, '' where the server takes its time instead. The first is in Postfix's words; the
+#: The reply to a MAIL beyond the rate; '' means that the server delays mails instead. The first is Postfix's text. The
 #: server closes the connection after the second (RFC 5321 section 3.8).
 BEYOND: Mapping[str, bytes] = {
     "450": b"450 4.7.1 Error: too much mail from 127.0.0.1",
@@ -16,7 +16,7 @@ BEYOND: Mapping[str, bytes] = {
 
 
 class Rate:
-    """So many mails in each second of the clock, over all sessions; or evenly, where none is refused."""
+    """A number of mails in each second of the clock, over all sessions; spread evenly if none is refused."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Rate:
         self._next = 0.0
 
     def refusal(self) -> bytes:
-        """The reply to a MAIL that comes now: empty when it is taken."""
+        """Return the reply that refuses a MAIL now, or b'' if it is accepted."""
         if not self._refusal:
             return b""
         with self._lock:
@@ -47,7 +47,10 @@ class Rate:
             return b""
 
     def wait(self) -> None:
-        """Wait for the turn of a mail whose content has come; returns at once where mails beyond are refused."""
+        """Wait until a mail with complete content may be accepted.
+
+        Returns immediately if mails beyond the rate are refused.
+        """
         if self._refusal:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""A server that takes twenty mails a second, from who would send more: what arrives, and at what price."""
+"""A server that accepts twenty mails a second, with faster clients: the mails that arrive, and their cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.rate import BEYOND
 from bench.running import Running
 from bench.services import Front, Sink
 
-#: Mails a second that the server takes.
+#: Mails a second that the server accepts.
 _RATE = 20
 
 _CONTENDERS = (OURS, known.RETRYING, known.CELERY_EMAIL, known.POST_OFFICE)
@@ -24,10 +24,10 @@ _CONTENDERS = (OURS, known.RETRYING, known.CELERY_EMAIL, known.POST_OFFICE)
 _WORDS = {
     "450": "refuses with 450",
     "421": "refuses with 421",
-    "slow": "takes its time",
+    "slow": "delays its replies",
 }
 
-#: What is neither sent nor given up.
+#: The SQL that counts mails that are neither sent nor given up.
 _WAITING = {
     OURS.project: "SELECT count(*) FROM email_integration_delivery WHERE finished_at IS NULL",
     known.POST_OFFICE.project: "SELECT count(*) FROM post_office_email WHERE status NOT IN (0, 1)",
@@ -36,7 +36,7 @@ _WAITING = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Count:
-    """How the mails of one contender ended; ``seconds`` are those that the rate is counted over."""
+    """The results of the mails of one contender. ``seconds`` is the time over which the rate is counted."""
 
     seconds: float
     arrived: int
@@ -48,7 +48,7 @@ class _Count:
 
 
 def limited(bench: Bench) -> Result:
-    """A server that takes 20 mails a second, and mail that comes much faster."""
+    """The server takes 20 mails a second, and mail is submitted much faster."""
     bench.end()
     mails, patience = bench.pick(5, 15) * _RATE, bench.pick(15, 30)
     result = Result(
@@ -56,9 +56,9 @@ def limited(bench: Bench) -> Result:
         title=f"A server that takes {_RATE} mails a second",
         columns=(
             "contender",
-            "beyond its rate the server",
+            "above its rate, the server",
             f"mails/s, of {_RATE}",
-            "MAIL for each that it took",
+            "MAIL commands for each accepted mail",
             "of them refused",
             "sessions opened",
             "arrived",
@@ -80,18 +80,18 @@ def limited(bench: Bench) -> Result:
                 if lost or count.twice:
                     bench.wrong.append(f"limited, {beyond}: {mails} mails, {lost} lost, {count.twice} twice")
     result.remarks.append(
-        f"{mails} mails, one by one and as fast as they come, for each contender a server of its own. *450* and *421* "
-        "are replies to MAIL, once there were as many in that second of the clock; after 421 it closes the connection. "
-        "A server that takes its time answers to each content when its turn has come. The rate counts to the last "
-        f"acceptance, or to the end of some {patience} s if mails were still waiting then; *lost* is what was given "
-        "up. Celery has its defaults for retries, three more tries; django-celery-email tries again after three "
-        "minutes, and django-post-office, as it comes, not at all."
+        f"{mails} mails are submitted one by one without a pause. Each contender has a separate server. Once the "
+        "server has taken its number of mails in a second of the clock, it replies *450* or *421* to MAIL; after 421 "
+        "it closes the connection. A server that delays its replies answers each content when its turn has come. The "
+        f"rate counts to the last acceptance, or to the end of about {patience} s if mails were still waiting then. "
+        "*Lost* is the number of mails that were given up. Celery has its default of three retries. "
+        "django-celery-email tries again after three minutes. django-post-office with its defaults does not try again."
     )
     return result
 
 
 def _all_at_once(bench: Bench, beyond: str, mails: int, patience: float) -> list[tuple[Contender, _Count]]:
-    """Have all contenders send at a time, which few mails a second leave room for."""
+    """Let all contenders send at the same time, because a few mails a second need little CPU."""
     with contextlib.ExitStack() as stack:
         contenders: list[tuple[Running, Sink]] = []
         for contender in _CONTENDERS:
@@ -118,7 +118,7 @@ def _count(running: Running, sink: Sink, *, mails: int, patience: float) -> _Cou
     while True:
         if running.contender.works == "command":
             running.flush()
-        # Twice with a second between: what is in a worker's hands is in no queue.
+        # Twice with a second between, because mail that a worker is sending is in no queue.
         waiting = _waiting(running)
         time.sleep(1)
         waiting = max(waiting, _waiting(running))
@@ -137,8 +137,8 @@ def _count(running: Running, sink: Sink, *, mails: int, patience: float) -> _Cou
 
 
 def _waiting(running: Running) -> int:
-    """How many mails are to be tried yet."""
+    """Return how many mails will still be tried."""
     if sql := _WAITING.get(running.contender.project):
         return int(running.query(sql)[0][0])
-    # Those that have a time to wait for are with the worker, which has not acknowledged them.
+    # Messages with a delay are held by the worker, which has not acknowledged them.
     return sum(int(running.ask_broker(command)[1:]) for command in ("LLEN celery", "HLEN unacked"))

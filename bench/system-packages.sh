@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the benchmark needs, as root; elsewhere it says which are missing.
+# Installs the Debian packages that the benchmark needs, if run as root; otherwise prints the missing ones.
 set -euo pipefail
 
 mapfile -t wanted < <(sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$(dirname "$0")/debian-packages.txt")
@@ -13,7 +13,7 @@ if [[ "$(id -u)" != 0 ]]; then
     echo "The benchmark needs the Debian packages ${missing[*]}; install them with apt-get." >&2
     exit 1
 fi
-# Only their programs are wanted: no daemon is started.
+# Only their programs are needed, so no daemon is started.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e "$policy" ]]; then
     trap 'rm -f "$policy"' EXIT

@@ -1,4 +1,4 @@
-"""Scenarios in which everybody sends the same mails, in turns."""
+"""Scenarios in which all contenders send the same mails, in turns."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ DETAIL_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """So many mails by each contender, one by one or ``together`` at a time; ``mails`` of a quick run and a whole one.
+    """Mails by each contender, one by one or ``together`` at a time. ``mails`` is for a quick run and for a whole one.
 
-    A quick run has only ``few`` of the contenders. Those in ``slow`` send ``fewer`` mails, for they would be at it for
-    minutes. smtp-source has its turn on each of these numbers of ``sessions``, the last being as many as ours.
+    A quick run has only ``few`` of the contenders. Those in ``slow`` send ``fewer`` mails, because they would take
+    minutes. smtp-source has a turn on each of these numbers of ``sessions``. The last number is that of our sessions.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Throughput:
         rounds: dict[str, list[Round]] = {one.contender.name: [] for one in running}
         sources: dict[int, list[Round]] = {sessions: [] for sessions in self.sessions}
         turns, took, until = 0, 0.0, time.monotonic() + bench.seconds
-        # One more only if it will be over in time.
+        # Run another round only if it will end in time.
         while turns < min(bench.rounds, self.most_rounds) and (not turns or until - time.monotonic() > took):
             began = time.monotonic()
             for one in running:
@@ -82,29 +82,29 @@ class Throughput:
                     number = fewer if is_slow else mails
                     rounds[one.contender.name].append(one.round(number, together=self.together))
             for sessions, source in sources.items():
-                # Near by it would be over too soon to be measured.
+                # With no delay, fewer mails would be too fast to measure.
                 source.append(smtp_source(bench, front, (fewer or mails) if front.delay else 20_000, sessions))
             turns, took = turns + 1, time.monotonic() - began
         result = Result(name=self.name, title=self.title, words=self.words, columns=COLUMNS, unit="mails a second")
         result.detail_columns, result.profiled = DETAIL_COLUMNS, "in bulk" if self.together else "one by one"
         ours = rounds[OURS.name]
         for one in running:
-            # From afar the same as from near, and long to wait for.
+            # With a delay the statements are the same, and take long to collect.
             statements = {} if front.delay else self._statements(one, mails)
             self._add(result, one.contender.label, rounds[one.contender.name], ours, statements)
             result.metrics[goals.times(one.contender)] = median(ours, "rate") / median(
                 rounds[one.contender.name], "rate"
             )
-            if one.contender.works != "itself":  # the limits would leave nothing to see of the others
+            if one.contender.works != "itself":  # the limits would make the other bars too short
                 result.bars[one.contender.label] = median(rounds[one.contender.name], "rate")
         for sessions, source in sources.items():
             self._add(result, f"smtp-source, {sessions} sessions", source, ours, {})
-            # In the end that of the last, on as many sessions as ours.
+            # The last one counts, with as many sessions as ours.
             result.metrics[goals.TIMES_SOURCE] = median(ours, "rate") / median(source, "rate")
         if sources and not front.delay:
             rates = [f"{_postfix_alone(bench, sessions):,.0f} on {sessions} sessions" for sessions in sources]
             result.remarks.append(
-                "smtp-source into Postfix's own smtp-sink, which counts nothing, in mails a second: "
+                "smtp-source sends to Postfix's own smtp-sink, which counts nothing, in mails a second: "
                 f"{', '.join(rates)}."
             )
         result.metrics["round trips"] = median(ours, "round_trips")
@@ -175,26 +175,26 @@ class Throughput:
 
 
 def _limits(ours: Sequence[Round], front: Front) -> str:
-    """What a mail of ours waits for: CPU, or the way to the server."""
+    """Return the limit of our mails: the CPU, or the round trips to the server."""
     rate, cpu = median(ours, "rate"), median(ours, "all")
     busy = rate * (cpu + median(ours, "sink")) / 1000
     parts = ", ".join(f"{part} {median(ours, part):.2f}" for part in ("worker", "caller", "database", "broker"))
     text = (
-        f"a mail of ours takes {cpu:.2f} ms of CPU ({parts}), so that at {rate:,.1f} mails a second {busy:.1f} of "
-        f"{os.cpu_count()} cores work for it"
+        f"one of our mails takes {cpu:.2f} ms of CPU ({parts}), so {rate:,.1f} mails a second keep {busy:.1f} of "
+        f"{os.cpu_count()} cores busy"
     )
     if front.delay:
         trips, sessions = median(ours, "round_trips"), median(ours, "at_once")
         away = 2 * front.delay
         text += (
-            f"; its {trips:.2f} round trips are {1000 * trips * away:.0f} ms of waiting, which allows "
-            f"{sessions:.0f} sessions {sessions / (trips * away):,.0f} mails a second"
+            f"; it waits {1000 * trips * away:.0f} ms for its {trips:.2f} round trips, so {sessions:.0f} sessions can "
+            f"send at most {sessions / (trips * away):,.0f} mails a second"
         )
     return text
 
 
 def smtp_source(bench: Bench, front: Front, mails: int, sessions: int) -> Round:
-    """Postfix's own load generator: the limit of what SMTP allows."""
+    """Measure Postfix's own load generator: the limit of SMTP."""
     sink = bench.services.sink
     sink.ask("reset")
     started = _send(front.port, mails, sessions)
@@ -216,14 +216,14 @@ def smtp_source(bench: Bench, front: Front, mails: int, sessions: int) -> Round:
 
 
 def _postfix_alone(bench: Bench, sessions: int, mails: int = 20_000) -> float:
-    """Mails a second with Postfix's programs at both ends."""
+    """Return the mails a second with Postfix's programs at both ends."""
     port = bench.services.start_postfix_sink()
     started = _send(port, mails, sessions)
     return mails / (time.monotonic() - started)
 
 
 def _send(port: int, mails: int, sessions: int) -> float:
-    """Have smtp-source send, and tell when it began."""
+    """Run smtp-source, and return when it began."""
     started = time.monotonic()
     command = ["smtp-source", "-d", "-m", str(mails), "-l", "2048", "-s", str(sessions), f"inet:{LOOPBACK}:{port}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
@@ -247,9 +247,9 @@ _SOURCE = (2, known.OUR_SESSIONS)
 ONE_BY_ONE = Throughput(
     name="one_by_one",
     title="One by one, loopback, plain",
-    words="One process submits a mail after the other, each in a transaction of its own; two worker processes send "
-    "them to a server on this machine. The task that does nothing is what Celery alone takes; smtplib and smtp-source, "
-    "which record nothing, are what SMTP allows.",
+    words="One process submits one mail after the other, each in a separate transaction. Two worker processes send "
+    "them to a server on this machine. The task that does nothing shows the cost of Celery alone. smtplib and "
+    "smtp-source record nothing; they show the limit of SMTP.",
     contenders=(*_SINGLE, known.NOTHING_RESULTS, known.POST_OFFICE, known.MAILER, known.SMTPLIB),
     few=(OURS, known.AS_INSTALLED, known.NO_RESULTS, known.CELERY_EMAIL, known.NOTHING, known.POST_OFFICE),
     mails=(60, 400),
@@ -259,22 +259,23 @@ ONE_BY_ONE = Throughput(
 TLS = Throughput(
     name="tls",
     title="One by one, loopback, TLS from the start, AUTH",
-    words="The same to a server that wants TLS, by stunnel, and a login: what each new connection costs.",
+    words="The same mails to a server that requires TLS (by stunnel) and a login. It shows the cost of each new "
+    "connection.",
     contenders=_SINGLE[:-1],
     few=_FEW,
     mails=(40, 200),
     front={"tls": "tls", "login": True},
     most_rounds=3,
 )
-#: One by one, where the number of sessions counts.
+#: One by one, where the number of sessions matters.
 _SINGLE_FAR = (known.OURS_SINGLE, known.TUNED, known.NO_RESULTS, known.NO_RESULTS_WIDE, known.CELERY_EMAIL)
 
 FAR_PLAIN = Throughput(
     name="far_plain",
     title="One by one, 50 ms away, plain",
-    words="The same to a server from which each answer takes 50 ms, through a proxy that holds everything back. There "
-    "the number of sessions counts: beside two processes each stand ours on one session a process, and a peer that has "
-    "as many sessions as ours.",
+    words="The same mails to a server from which each reply takes 50 ms, through a proxy that delays all data. There "
+    "the number of sessions matters. So, besides two processes for each contender, the table has ours with one "
+    "session a process, and a peer with eight processes.",
     contenders=(OURS, *_SINGLE_FAR),
     few=_FEW,
     mails=(40, 200),
@@ -286,7 +287,7 @@ FAR_PLAIN = Throughput(
 FAR = Throughput(
     name="far",
     title="One by one, 50 ms away, STARTTLS, AUTH",
-    words="The same as most providers want it: 50 ms away, STARTTLS and a login.",
+    words="The same mails with the requirements of most providers: 50 ms away, STARTTLS and a login.",
     contenders=(OURS, *_SINGLE_FAR),
     few=(*_FEW, known.NO_RESULTS_WIDE),
     mails=(40, 200),
@@ -308,10 +309,10 @@ _IN_BULK = (
 BULK = Throughput(
     name="bulk",
     title="Personal mails in bulk, loopback, plain",
-    words="Very many mails, each for one recipient, handed over a thousand at a time: ours to `submit_many()`, to the "
-    "others as they offer it. Ours are recorded in their deliveries, not as Celery's results. Ours sends over "
-    "SESSIONS (4) connections from each of two processes. Beside who has as many worker processes as ours stand "
-    "those that have as many sessions, and ours on one session a process.",
+    words="Very many mails, each for one recipient, submitted a thousand at a time: ours by `submit_many()`, the "
+    "others by their own interface. Our outcomes are recorded in the deliveries, not as Celery's results. Ours "
+    "sends over SESSIONS (4) connections from each of two processes. The table has peers with as many worker "
+    "processes as ours, peers with as many sessions as ours, and ours with one session a process.",
     contenders=_IN_BULK,
     few=(
         OURS,
@@ -325,13 +326,13 @@ BULK = Throughput(
     sessions=_SOURCE,
     most_rounds=2,
 )
-#: Of two sessions or eight, and 50 ms away.
+#: With two sessions or eight, and 50 ms away.
 _PEERS_FAR = (known.CELERY_EMAIL_10, known.CELERY_EMAIL_10_WIDE, known.POST_OFFICE_TWO, known.POST_OFFICE_WIDE)
 FAR_BULK = Throughput(
     name="far_bulk",
     title="Personal mails in bulk, 50 ms away, plain",
-    words="The same to a server 50 ms away, where the number of sessions counts before all: each contender on two "
-    "sessions and on as many as ours has by default.",
+    words="The same mails to a server 50 ms away, where the number of sessions matters most. Each peer has a line with "
+    "two sessions and a line with eight.",
     contenders=(OURS, known.OURS_SINGLE, *_PEERS_FAR),
     few=(OURS, known.CELERY_EMAIL_10, known.CELERY_EMAIL_10_WIDE),
     mails=(400, 2_000),

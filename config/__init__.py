@@ -1,4 +1,4 @@
-"""The Django project that runs the app: settings from the environment, the Celery app, urls, wsgi."""
+"""The Django project that runs the app: settings from the environment, the Celery app, URLs, WSGI."""
 
 from config.celery import app as celery_app
 

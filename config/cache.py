@@ -1,4 +1,4 @@
-"""Django's Redis cache, with clients that are kept."""
+"""Django's Redis cache, with clients that are reused."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from django.core.cache.backends import redis
 
 
 class _Client(redis.RedisCacheClient):
-    """Django makes a client for each call, which takes the CPU four times as long as the call itself."""
+    """Reuse clients: Django creates one for each call, which takes four times the CPU of the call itself."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Of reading and of writing; each takes its connections from a pool, so that threads and forks may share it.
+        # One for reading and one for writing. Each uses a connection pool, so threads and forks may share it.
         self._clients: dict[bool, Any] = {}
 
     def get_client(self, key: Any = None, *, write: bool = False) -> Any:
@@ -22,7 +22,7 @@ class _Client(redis.RedisCacheClient):
 
 
 class RedisCache(redis.RedisCache):
-    """One server; with replicas, of which Django's chooses another for each call, it would stay with one of them."""
+    """A cache on one server. With replicas it would always use the same one; Django's chooses one for each call."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
         super().__init__(server, params)

@@ -1,4 +1,4 @@
-"""The Celery app, found by ``celery -A config``."""
+"""The Celery app, for ``celery -A config``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ app.autodiscover_tasks()
 
 @setup_logging.connect
 def log_as_django_does(**kwargs: Any) -> None:
-    """Keep Celery from configuring logging by itself: LOGGING and LOG_LEVEL hold for workers and beat too."""
+    """Stop Celery from configuring logging: LOGGING and LOG_LEVEL apply to workers and beat too."""
     from django.conf import settings
 
     logging.config.dictConfig(settings.LOGGING)
@@ -32,17 +32,17 @@ def log_as_django_does(**kwargs: Any) -> None:
         log_what_is_printed()
 
 
-#: Seconds for which a connection is taken to be alive after it was checked.
+#: Seconds after a check for which a connection is assumed to be alive.
 _ALIVE = 1.0
 _checked = threading.local()
 
 
 @task_prerun.connect
 def check_database_connection(task: Any, **kwargs: Any) -> None:
-    """Have the next query check the connection that CELERY_DB_REUSE_MAX kept open, once in a while.
+    """Make the next query check the connection that CELERY_DB_REUSE_MAX keeps open, at most once in _ALIVE seconds.
 
-    Django arms CONN_HEALTH_CHECKS at the start of a request, which a worker never sees. A task that runs in its caller
-    is in the caller's transaction, which this would break.
+    Django enables CONN_HEALTH_CHECKS at the start of a request, and a worker has no requests. A task that runs in its
+    caller shares the caller's transaction, which the check would break.
     """
     from django.db import close_old_connections
 
@@ -53,8 +53,8 @@ def check_database_connection(task: Any, **kwargs: Any) -> None:
 
 
 @celeryd_after_setup.connect
-def greet_nobody(instance: Any, **kwargs: Any) -> None:
-    """Leave the banner out where machines read the log. Beat prints its own too early: its commands say ``--quiet``."""
+def omit_banner(instance: Any, **kwargs: Any) -> None:
+    """Omit the banner if machines read the log. Beat prints its own before this: its commands use ``--quiet``."""
     from django.conf import settings
 
     if settings.LOG_FORMAT == "json":
@@ -63,9 +63,9 @@ def greet_nobody(instance: Any, **kwargs: Any) -> None:
 
 @celeryd_after_setup.connect
 def close_what_greenlets_keep_open(instance: Any, **kwargs: Any) -> None:
-    """Close the connection after each task under gevent, where each task has a greenlet, and a connection, of its own.
+    """Under gevent, close the connection after each task, because each task has its own greenlet and connection.
 
-    Those that CELERY_DB_REUSE_MAX keeps open would be left to the garbage collector, dozens at a time.
+    CELERY_DB_REUSE_MAX would keep them open until the garbage collector closes them, dozens at a time.
     """
     if "gevent" not in instance.pool_cls.__module__:
         return
@@ -79,7 +79,10 @@ def close_what_greenlets_keep_open(instance: Any, **kwargs: Any) -> None:
 
 @celeryd_after_setup.connect
 def close_what_threads_keep_open(instance: Any, **kwargs: Any) -> None:
-    """With ``-P threads`` each thread keeps a connection by CELERY_DB_REUSE_MAX, and ends without closing it."""
+    """With ``-P threads``, close at shutdown the connections that CELERY_DB_REUSE_MAX keeps open in each thread.
+
+    The threads end without closing them.
+    """
     if "thread" not in instance.pool_cls.__module__:
         return
     opened: set[Any] = set()
@@ -89,7 +92,7 @@ def close_what_threads_keep_open(instance: Any, **kwargs: Any) -> None:
 
     def close(**kwargs: Any) -> None:
         for connection in opened:
-            connection.inc_thread_sharing()  # its thread is gone
+            connection.inc_thread_sharing()  # its thread has ended
             connection.close()
 
     connection_created.connect(remember, weak=False)

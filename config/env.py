@@ -1,4 +1,7 @@
-"""Reads environment variables, and stops the program with one clear line at a wrong one."""
+"""Read environment variables, and end the program with one clear line if a value is wrong.
+
+All functions that read a variable raise ``WrongValue`` for a value that they cannot use.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ T = TypeVar("T")
 
 _env = Env()
 
-#: What NAME_FILE may name a file with, so that it is neither in the environment nor in .env.
+#: Variables that NAME_FILE may give as a file, so that the secret is neither in the environment nor in .env.
 SECRETS = frozenset(
     {
         "ALERT_WEBHOOK_URL",
@@ -40,12 +43,12 @@ SECRETS = frozenset(
 class WrongValue(SystemExit):
     """A variable has a value that cannot be used.
 
-    A ``SystemExit``, because every program that reads the settings (manage.py, celery, gunicorn) shall end with this
-    line on stderr and a nonzero exit code, and none of them catches that on the way.
+    A ``SystemExit``, because every program that reads the settings (manage.py, celery, gunicorn) must end with this
+    line on stderr and a nonzero exit code, and none of them catches it.
 
     Args:
         name: the variable.
-        problem: what is wrong and how to fix it, without the value where that is a secret.
+        problem: what is wrong and how to fix it, without the value if that is a secret.
     """
 
     def __init__(self, name: str, problem: str) -> None:
@@ -58,16 +61,18 @@ class WrongValue(SystemExit):
 
 
 def load_file(default: Path) -> None:
-    """Read the file named by ENV_FILE, or else ``default``, for all variables that the real environment does not have.
+    """Read variables that the environment does not have from the file that ENV_FILE names, or else from ``default``.
 
-    An ENV_FILE that is empty means no file at all.
+    If ENV_FILE is set but empty, no file is read.
     """
     named = os.environ.get("ENV_FILE")
     if named == "":
         return
     path = Path(named) if named else default
     if named and not path.is_file():
-        raise WrongValue("ENV_FILE", f"there is no file {named!r}; name one that exists, or leave ENV_FILE unset")
+        raise WrongValue(
+            "ENV_FILE", f"the file {named!r} does not exist; name one that exists, or leave ENV_FILE unset"
+        )
     if not path.is_file():
         return
     try:
@@ -77,7 +82,7 @@ def load_file(default: Path) -> None:
 
 
 def raw(name: str) -> str:
-    """Read a text as it is, blanks included; a secret may stand in a file that NAME_FILE names."""
+    """Read a text with all its spaces. A secret may be in a file that NAME_FILE names."""
     value = _env.str(name, "")
     file = _env.str(f"{name}_FILE", "") if name in SECRETS else ""
     if not file.strip():
@@ -88,18 +93,18 @@ def raw(name: str) -> str:
 
 
 def _content(name: str, path: Path) -> str:
-    """Read a file with one secret, without the line end that editors and echo leave."""
+    """Read a file with one secret, without the line end that editors and echo add."""
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WrongValue(name, f"{str(path)!r} cannot be read: {type(error).__name__}") from None
     if not content.strip():
-        raise WrongValue(name, f"{str(path)!r} is empty")
+        raise WrongValue(name, f"{str(path)!r} is empty; write the secret into it")
     return content.removesuffix("\n").removesuffix("\r")
 
 
 def is_set(name: str) -> bool:
-    """Say whether the variable has a value; an empty one counts as none, because Compose files pass such."""
+    """Return whether the variable has a value. Empty values count as none, because Compose files pass them."""
     return bool(raw(name).strip())
 
 
@@ -118,7 +123,7 @@ def boolean(name: str, default: bool) -> bool:
 
 
 def whole(name: str, default: int, *, at_least: int, at_most: int | None = None) -> int:
-    """Read a whole number between two bounds, both included."""
+    """Read an integer between ``at_least`` and ``at_most``, both included."""
     bounds = f"of {at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
     must_be = f"a whole number {bounds}"
     value = _read(name, _env.int, default, must_be)
@@ -128,7 +133,7 @@ def whole(name: str, default: int, *, at_least: int, at_most: int | None = None)
 
 
 def seconds(name: str, default: float, *, zero: bool = False) -> float:
-    """Read a time in seconds, finite and more than zero, or zero where that has a meaning."""
+    """Read a time in seconds, finite and more than zero; with ``zero``, zero is valid too."""
     must_be = "a number of seconds, zero or more" if zero else "a number of seconds, more than zero"
     value = _read(name, _env.float, default, must_be)
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
@@ -137,7 +142,7 @@ def seconds(name: str, default: float, *, zero: bool = False) -> float:
 
 
 def text(name: str, default: str = "") -> str:
-    """Read a text without the blanks around it."""
+    """Read a text without the spaces around it."""
     return raw(name).strip() or default
 
 
@@ -154,13 +159,13 @@ def named(name: str) -> dict[str, str]:
     for item in listed(name):
         key, sign, value = (part.strip() for part in item.partition("="))
         if not (key and sign and value):
-            raise WrongValue(name, f"must be name=value, or several separated by commas; {item!r} is none")
+            raise WrongValue(name, f"must be name=value, or several separated by commas; {item!r} is not one")
         values[key] = value
     return values
 
 
 def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
-    """Read one of a few words, in upper or lower case."""
+    """Read one of ``choices``, in upper or lower case."""
     value = text(name, default)
     for choice in choices:
         if value.lower() == choice.lower():
@@ -169,17 +174,20 @@ def one_of(name: str, default: str, choices: tuple[str, ...]) -> str:
 
 
 def host(name: str, default: str = "") -> str:
-    """Read the name or the address of a host, without scheme and port; an IPv6 address without brackets."""
+    """Read the name or address of a host, without scheme and port. An IPv6 address has no brackets."""
     value = text(name, default)
     if any(character.isspace() or character in "/@[]" for character in value) or (":" in value and not _is_ipv6(value)):
         raise WrongValue(
-            name, f"must be the name or the address of a host alone, without scheme, brackets and port, not {value!r}"
+            name, f"must be only the name or the address of a host, without scheme, brackets or port, not {value!r}"
         )
     return value
 
 
 def host_patterns(name: str, default: list[str]) -> list[str]:
-    """Read what Django compares the Host header with: names, .example.com with its subdomains, addresses, or *."""
+    """Read patterns for the Host header, as in ALLOWED_HOSTS.
+
+    A pattern is a name, .example.com with its subdomains, an address, or *.
+    """
     values = listed(name, default)
     for value in values:
         if value == "*" or (value.startswith("[") and value.endswith("]") and _is_ipv6(value[1:-1])):
@@ -188,7 +196,7 @@ def host_patterns(name: str, default: list[str]) -> list[str]:
             raise WrongValue(
                 name,
                 "must be host names like mail.example.com, without scheme and port (.example.com with its subdomains, "
-                f"IPv6 as [::1], * for all), separated by commas; {value!r} is none",
+                f"IPv6 as [::1], * for all), separated by commas; {value!r} is not one",
             )
     return values
 
@@ -202,7 +210,7 @@ def _is_ipv6(value: str) -> bool:
 
 
 def is_address(value: str) -> bool:
-    """Say whether the text is one mail address, with or without a name before it, as the app takes it."""
+    """Return whether the text is one mail address that the app accepts, with or without a display name."""
     try:
         envelope_address(value)
     except InvalidMail:
@@ -211,7 +219,7 @@ def is_address(value: str) -> bool:
 
 
 def address(name: str) -> str:
-    """Read one mail address, with or without a name before it."""
+    """Read one mail address, with or without a display name."""
     value = text(name)
     if not is_address(value):
         raise WrongValue(name, f"must be a mail address like 'Name <user@example.com>', not {value!r}")
@@ -219,16 +227,16 @@ def address(name: str) -> str:
 
 
 def addresses(name: str) -> list[str]:
-    """Read a list of bare mail addresses."""
+    """Read a list of mail addresses without display names."""
     values = _filled(name)
     for value in values:
         if not is_address(value) or addresses_in(value) != [value]:
-            raise WrongValue(name, f"must be mail addresses separated by commas; {value!r} is none")
+            raise WrongValue(name, f"must be mail addresses separated by commas; {value!r} is not one")
     return values
 
 
 def recipients(name: str) -> list[str]:
-    """Read a list of mail addresses and domains, as ``recipient_rule`` takes them."""
+    """Read a list of mail addresses and domains, as ``recipient_rule`` accepts them."""
     values = _filled(name)
     for value in values:
         try:
@@ -245,12 +253,12 @@ def recipients(name: str) -> list[str]:
 def _filled(name: str) -> list[str]:
     values = listed(name)
     if is_set(name) and not values:
-        raise WrongValue(name, "holds nothing but commas; leave it unset if that is meant")
+        raise WrongValue(name, "contains only commas; add a value, or leave it unset")
     return values
 
 
 def fernet_keys(name: str, default: list[str]) -> list[str]:
-    """Read a list of Fernet keys, newest first; they are secrets and are not shown."""
+    """Read a list of Fernet keys, newest first. They are secrets and are not shown."""
     values = listed(name, default)
     for position, value in enumerate(values, start=1):
         try:
@@ -258,25 +266,25 @@ def fernet_keys(name: str, default: list[str]) -> list[str]:
         except ValueError:
             raise WrongValue(
                 name,
-                f"key {position} of {len(values)} is not a Fernet key; make one with "
+                f"key {position} of {len(values)} is not a Fernet key; create one with "
                 "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'",
             ) from None
     return values
 
 
 def kept(name: str, path: Path, generate: Callable[[], str]) -> str:
-    """Return the secret kept in a file, made at the first call; safe when several processes start at once.
+    """Return the secret in a file, which the first call creates; safe if several processes start at once.
 
     Args:
-        name: the variable that could be set instead, for the message when this fails.
-        path: the file, readable by its owner alone.
+        name: the variable that can be set instead, for the error message.
+        path: the file, readable only by its owner.
         generate: returns a new secret.
     """
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written whole under another name, which mkstemp makes with mode 0600, then linked: unlike a rename, a link
-            # fails when another process was faster, and nobody ever reads half a secret.
+            # Write the whole secret to another name, which mkstemp creates with mode 0600, then link it. Unlike a
+            # rename, a link fails if another process was faster, and no process ever reads half a secret.
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             try:
                 with os.fdopen(descriptor, "w") as file:
@@ -288,7 +296,9 @@ def kept(name: str, path: Path, generate: Callable[[], str]) -> str:
                 os.unlink(temporary)
         value = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise WrongValue(name, f"is not set, and cannot be kept in {path}: {type(error).__name__}") from None
+        raise WrongValue(name, f"is not set, and cannot be stored in {path}: {type(error).__name__}") from None
     if not value:
-        raise WrongValue(name, f"is not set, and {path} is empty; remove that file to have a new one made")
+        raise WrongValue(
+            name, f"is not set, and {path} is empty; remove that file, and a new one is created at the next start"
+        )
     return value

@@ -1,7 +1,7 @@
-"""Flower's configuration file: whoever wants to see anything has to know the password.
+"""Flower's configuration file: all pages need the password.
 
-``celery -A config flower --conf=config/flower.py``. Flower executes this file and takes the names that are options of
-its own.
+``celery -A config flower --conf=config/flower.py``. Flower executes this file and uses the names that are its own
+options.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from tornado.web import authenticated
 from config import env
 from config.env import WrongValue
 
-# Flower gives its figures, with the names of tasks and workers, to everybody, whatever password the pages ask for.
+# Without this, Flower publishes its metrics, with the names of tasks and workers, even if the pages need a password.
 Metrics.get = authenticated(Metrics.get)
 
 basic_auth = env.listed("FLOWER_BASIC_AUTH")
 if not basic_auth or not all(all(login.partition(":")) for login in basic_auth):
-    raise WrongValue("FLOWER_BASIC_AUTH", "must be user:password, or several of them separated by commas")
+    raise WrongValue("FLOWER_BASIC_AUTH", "must be user:password, or several separated by commas")
 
-# To look, not to stop workers or revoke mails: that is the admin's.
+# Flower is for viewing. The admin is the place to stop mail, and workers are not stopped from here.
 read_only = True
 
-# A mail's keyword arguments hold nothing but its priority.
+# The only keyword argument of a mail is its priority.
 tasks_columns = "name,uuid,state,kwargs,received,runtime,retries,result,exception,worker"

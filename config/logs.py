@@ -1,4 +1,4 @@
-"""How the lines of the log look, in every program of this project, and which of Celery's are left out."""
+"""The log format of every program of this project, and the filter for Celery's lines."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 from email_integration.logs import JSONFormatter
 
-#: What LOG_FORMAT may be: lines for people, or JSON for machines.
+#: The values of LOG_FORMAT: lines for people, or JSON for machines.
 FORMATS = ("console", "json")
 
-#: These tell of each task that it was sent, that it was received, and how it ended.
+#: These loggers report the sending, receiving and end of each task.
 _OF_TASKS = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
 _OURS = "email_integration.tasks."
 
 
 class OncePerMail(logging.Filter):
-    """Leaves out what Celery says of the app's own tasks: the app has a line for each change of a mail's state."""
+    """Leave out Celery's lines about the app's own tasks: the app logs a line for each change of a mail's status."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the line is wanted."""
+        """Return whether to keep the line."""
         return not (
             record.name in _OF_TASKS and record.levelno == logging.INFO and self._task(record).startswith(_OURS)
         )
 
     def _task(self, record: logging.LogRecord) -> str:
-        """The name of the task that it is about; '' for none."""
+        """Return the name of the task that the line is about, or ''."""
         about: Any = record.args
         if isinstance(about, dict):
             return str(about.get("name", ""))
@@ -35,9 +35,9 @@ class OncePerMail(logging.Filter):
 
 
 def settings(form: str, level: str) -> dict[str, Any]:
-    """Return Django's LOGGING: everything to the console, nothing by mail.
+    """Return Django's LOGGING: all lines to the console, none by mail.
 
-    Django's own would mail error reports to ADMINS, and those hold what was in the request.
+    Django's default would mail error reports to ADMINS, and they contain data of the request.
     """
     formatters = {
         "console": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
@@ -53,14 +53,14 @@ def settings(form: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level},
-            # With DEBUG it logs all SQL at level DEBUG, and the SQL holds the mails.
+            # With DEBUG it logs all SQL at level DEBUG, and the SQL contains the mails.
             "django.db.backends": {"level": "INFO"},
         },
     }
 
 
 class _Said(io.TextIOBase):
-    """A stream whose lines are logged."""
+    """A stream that logs each line."""
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
@@ -73,11 +73,11 @@ class _Said(io.TextIOBase):
 
 
 def begin(settings: dict[str, Any]) -> None:
-    """Log at once, and warnings too: Django configures logging only when it is set up, and Celery warns before that."""
+    """Configure logging and warnings now: Django does so only in its setup, and Celery warns before that."""
     logging.config.dictConfig(settings)
     logging.captureWarnings(True)
 
 
 def log_what_is_printed() -> None:
-    """Have a process whose output machines read print nothing but lines of the log: Celery says goodbye on stdout."""
-    sys.stdout = sys.__stdout__ = _Said()  # type: ignore[assignment,misc]  # all that is done with it is to write
+    """Turn all printed lines of this process into log lines, for machines: Celery prints a farewell on stdout."""
+    sys.stdout = sys.__stdout__ = _Said()  # type: ignore[assignment,misc]  # only write() is used

@@ -1,6 +1,6 @@
-"""The Content Security Policy of every page: this site alone, no script and no style that is written into the page.
+"""The Content Security Policy of every page: only resources of this site, no inline scripts and no inline styles.
 
-Django gives it to each response from 6.0 on (``SECURE_CSP``). The middleware here does the same for Django 5.2.
+From 6.0 on, Django adds it to each response (``SECURE_CSP``). The middleware here does the same for Django 5.2.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MIDDLEWARE: str = (
 
 
 class ContentSecurityPolicy:
-    """Middleware that gives the policy to each response that has none of its own."""
+    """Middleware that adds the policy to each response that has none."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        # Django's pages about an error of the project's are made of styles and scripts that stand in them.
+        # Django's debug pages for errors of the project use inline styles and scripts.
         if not (settings.DEBUG and response.status_code in (404, 500)):
             response.headers.setdefault(HEADER, POLICY)
         return response

@@ -1,4 +1,4 @@
-"""Django's settings, from the environment and an optional .env; .env.example says what each variable means."""
+"""Django's settings, from the environment and an optional .env; .env.example explains each variable."""
 
 from __future__ import annotations
 
@@ -32,42 +32,45 @@ if not SECRET_KEY:
     if not DEBUG:
         raise WrongValue(
             "SECRET_KEY",
-            "is required without DEBUG; make one with python -c 'import secrets; print(secrets.token_urlsafe(50))'",
+            "is required unless DEBUG is true; create one with "
+            "python -c 'import secrets; print(secrets.token_urlsafe(50))'",
         )
     SECRET_KEY = env.kept("SECRET_KEY", VAR_DIR / "secret_key", get_random_secret_key)
 
-# Loopback in any case: a container asks itself how it is.
+# Always allow loopback, for a container's own health check.
 ALLOWED_HOSTS = [*env.host_patterns("ALLOWED_HOSTS", []), "localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = env.listed("CSRF_TRUSTED_ORIGINS")
 for origin in CSRF_TRUSTED_ORIGINS:
     if not origin.startswith(("http://", "https://")):
-        raise WrongValue("CSRF_TRUSTED_ORIGINS", f"must be origins like https://mail.example.com; {origin!r} is none")
+        raise WrongValue(
+            "CSRF_TRUSTED_ORIGINS", f"must be origins like https://mail.example.com; {origin!r} is not one"
+        )
 
-# Not without being told: with no proxy that sets the header itself, any client could claim to come over HTTPS.
+# Only if enabled: without a proxy that sets the header, any client could claim to use HTTPS.
 BEHIND_TLS = env.boolean("BEHIND_TLS", False)
 HTTPS_ONLY = env.boolean("HTTPS_ONLY", BEHIND_TLS or not DEBUG)
 HSTS_SUBDOMAINS = env.boolean("HSTS_SUBDOMAINS", False)
 if HSTS_SUBDOMAINS and not HTTPS_ONLY:
     raise WrongValue("HSTS_SUBDOMAINS", "has no effect with HTTPS_ONLY=false; leave one of them unset")
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_TLS else None
-# Only where Django knows which requests came over HTTPS; elsewhere this would lead in a circle.
+# Only if Django knows which requests used HTTPS. Otherwise this would redirect in a loop.
 SECURE_SSL_REDIRECT = BEHIND_TLS and HTTPS_ONLY
-# What machines ask, past the proxy.
+# Machines request these directly, not through the proxy.
 SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
-# For the subdomains of a whole domain and for the lists in browsers it takes a year.
+# Subdomains of a whole domain and the preload lists of browsers require a year.
 SECURE_HSTS_SECONDS = (365 if HSTS_SUBDOMAINS else 30) * 24 * 3600 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HSTS_SUBDOMAINS
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
-# The one page that is shown in a frame, a mail's HTML, says so itself.
+# The only page in a frame, the HTML of a mail, sets its own header.
 X_FRAME_OPTIONS = "DENY"
 SECURE_CSP = policy.DIRECTIVES
 
 ADMIN_REQUIRE_2FA = env.boolean("ADMIN_REQUIRE_2FA", False)
 if ADMIN_REQUIRE_2FA and not (find_spec("django_otp") and find_spec("segno")):
-    raise WrongValue("ADMIN_REQUIRE_2FA", "wants django-otp and segno; install them, or leave it unset")
+    raise WrongValue("ADMIN_REQUIRE_2FA", "needs django-otp and segno; install them, or leave it unset")
 
 # Application
 
@@ -86,9 +89,9 @@ INSTALLED_APPS = [
 ]
 if ADMIN_REQUIRE_2FA:
     INSTALLED_APPS += ["django_otp", "django_otp.plugins.otp_totp", "django_otp.plugins.otp_static"]
-    #: What an authenticator app calls the account.
+    #: The issuer that an authenticator app shows for the account.
     OTP_TOTP_ISSUER = "Mail dispatch"
-    #: Whoever may manage devices sees no secret of theirs.
+    #: Users who may manage devices do not see their secrets.
     OTP_ADMIN_HIDE_SENSITIVE_DATA = True
 
 MIDDLEWARE = [
@@ -151,7 +154,7 @@ STORAGES = {
         if DEBUG
         else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     },
-    # The contents of large mails. Nothing serves these files, and nobody else reads them.
+    # The contents of large mails. No URL serves these files, and other users cannot read them.
     "email_integration": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {
@@ -163,7 +166,7 @@ STORAGES = {
 }
 MEDIA_ROOT = VAR_DIR / "media"
 
-# Django warns that MySQL and MariaDB have no partial indexes. Ours are of the whole table there.
+# Django warns that MySQL and MariaDB have no partial indexes. There, our indexes cover the whole table.
 SILENCED_SYSTEM_CHECKS = ["models.W037"]
 
 # Database, cache
@@ -181,21 +184,21 @@ CACHES = {
     "default": {
         "BACKEND": "config.cache.RedisCache",
         "LOCATION": REDIS_URL,
-        # A cache that is out of reach costs a second, not the time the kernel takes to give up. With the older protocol
-        # redis-py closes the connections of a thread when it ends, and not only when garbage is collected.
+        # An unreachable cache costs one second, not the kernel's timeout. With the older protocol, redis-py closes the
+        # connections of a thread when the thread ends, not only at garbage collection.
         "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1, "protocol": 2},
     }
 }
 
-# Mail: what is not set in the environment is not set here either, so that the app can tell 'not set by the project'.
+# Mail. Variables that are not set stay unset here too, so that the app can recognise 'not set by the project'.
 
 if env.boolean("EMAIL_USE_TLS", False) and env.boolean("EMAIL_USE_SSL", False):
     raise WrongValue(
         "EMAIL_USE_SSL",
-        "cannot be true together with EMAIL_USE_TLS; take EMAIL_USE_TLS for STARTTLS (port 587), "
+        "cannot be true together with EMAIL_USE_TLS; use EMAIL_USE_TLS for STARTTLS (port 587), or "
         "EMAIL_USE_SSL for TLS from the start (port 465)",
     )
-# The server that mail goes by while no configuration is active.
+# The server that sends mail while no configuration is active.
 _server: dict[str, Any] = {}
 if env.is_set("EMAIL_HOST"):
     _server["host"] = env.host("EMAIL_HOST")
@@ -227,8 +230,8 @@ ADMINS: list[Any] = [address if django.VERSION >= (6, 0) else (address, address)
 
 
 def _integration() -> dict[str, Any]:
-    """Read each key of EMAIL_INTEGRATION from the variable of that name; the type is that of the app's default."""
-    # A queue of its own each, so that neither a flood of mail nor the project's other tasks hold up the sweep.
+    """Read each key of EMAIL_INTEGRATION from the variable of that name, with the type of the app's default."""
+    # Each has its own queue, so that neither a lot of mail nor the project's other tasks delay the sweep.
     queues = {"QUEUE": "mail", "SWEEP_QUEUE": "mail.sweep", "HIGH_QUEUE": "mail.high", "BULK_QUEUE": "mail.bulk"}
     defaults = {**conf.DEFAULTS, **queues}
     values: dict[str, Any] = {}
@@ -262,7 +265,7 @@ def _integration() -> dict[str, Any]:
         raise WrongValue(
             "LEASE",
             f"must be longer than REPLY_TIMEOUT ({values['REPLY_TIMEOUT']:g} s), not {values['LEASE']:g}: "
-            "a claim that ends while the server may still answer makes duplicates",
+            "a mail whose claim ends while the server may still reply is sent again",
         )
     for first, longest in conf.BACKOFFS:
         if values[longest] < values[first]:
@@ -290,8 +293,8 @@ CELERY_TASK_QUEUES = services.queues(EMAIL_INTEGRATION)
 # Otherwise the worker opens a database connection for each task. config/celery.py has the liveness check for it.
 CELERY_DB_REUSE_MAX = 500
 CELERY_TIMEZONE = "UTC"
-# Beat looks at its schedule this often at least, in seconds. After a clock that was set back it would sleep for five
-# minutes, though the clock be right again by then.
+# Beat checks its schedule at least this often, in seconds. After the clock is set back, it would sleep for five
+# minutes, even if the clock is corrected before.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
 # Logging: to the console.

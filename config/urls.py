@@ -1,4 +1,4 @@
-"""The addresses: the admin, the root that leads there, and what machines ask."""
+"""The URLs: the admin, the redirect from the root to it, and the endpoints for machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests. Their services must be there, and named in the environment, before Django reads its settings."""
+"""The tests. Start their services, and name them in the environment, before Django reads its settings."""
 
 import sys
 
@@ -6,6 +6,7 @@ import sys
 if "pytest" in sys.modules:
     from tests import services
 
-    # With '-n' this process runs no test. Each of the processes that do imports this, and has services of its own.
+    # With '-n' this process runs no test. Each worker process of pytest-xdist imports this module, and has its own
+    # services.
     if not services.only_hands_out_tests():
         services.start()

@@ -1,8 +1,8 @@
-"""Activates configurations at random for a while, as fast as it can; run as a process by the tests.
+"""Activate configurations at random for a while, as fast as possible; the tests run it as a process.
 
     python -m tests.activating SECONDS
 
-Prints how often, and the errors it met by their kind, as JSON.
+Prints the number of activations, and of errors by their kind, as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import django
 
 
 def main() -> None:
-    """Ready on stdout, a line on stdin to begin, the counts on stdout."""
+    """Print a line when ready, wait for a line on stdin, and print the counts on stdout."""
     django.setup()
     from django.db import connection
 

@@ -1,4 +1,4 @@
-"""An authorization endpoint of OAuth 2.0 (RFC 6749 §4.1): a page with two buttons, and nobody to log in as."""
+"""An authorization endpoint of OAuth 2.0 (RFC 6749 §4.1): a page with two buttons, and no login."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.authorization_server import Asked, Response, Server
 
 
 class AuthorizationEndpoint:
-    """Asks the owner of a mailbox, and leads back to those of ``redirect_uris`` alone.
+    """Asks the owner of a mailbox for consent, and redirects only to one of ``redirect_uris``.
 
-    ``asked`` are the questions that came; ``adds`` goes into each answer. A code is good once.
+    ``asked`` are the received requests. ``adds`` is added to each response. A code is valid once.
     """
 
     def __init__(self, server: Server) -> None:
@@ -23,7 +23,7 @@ class AuthorizationEndpoint:
         self._server = server
 
     def answer(self, method: str, form: dict[str, str]) -> Response:
-        """The page, or, for whoever has pressed one of its buttons, the way back."""
+        """Return the page or, after one of its buttons was pressed, the redirect."""
         request = Asked(method, self._server.url, form)
         owner = self._server.mailbox if form.get("decision") == "Allow" else None
         try:

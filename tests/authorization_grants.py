@@ -1,4 +1,4 @@
-"""What a library's authorization server has to be told of who may have tokens, and by what."""
+"""The rules for a library's authorization server: the clients, and the grants by which they get tokens."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ REFRESH = "zY7~refresh-token-q2X"
 SCOPE = "smtp"
 ACCOUNT = "mailer@project.iam.example.com"
 
-#: How ``CLIENT`` is known: by its secret, or by its certificate once it has one.
+#: The authentication of ``CLIENT``: by its secret, or by its certificate once it has one.
 _BY = ["client_secret_post", "private_key_jwt"]
 
 
 @dataclass(frozen=True)
 class Client(ClientMixin):
-    """``CLIENT``, or ``ACCOUNT``, which may do nothing but sign."""
+    """``CLIENT``, or ``ACCOUNT``, which may only use signed assertions."""
 
     server: Any
     client_id: str
@@ -46,7 +46,7 @@ class Client(ClientMixin):
         return scope or SCOPE  # RFC 6749 §3.3
 
     def get_default_redirect_uri(self) -> None:
-        """None: each has to name its own."""
+        """None: each request must name its own."""
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return redirect_uri in self.server.redirect_uris
@@ -88,7 +88,7 @@ class S256(CodeChallenge):
     SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]
 
     def validate_code_challenge(self, grant: Any, redirect_uri: str) -> None:
-        """Wanted of each client (RFC 9700 §2.1.1); the library wants it of those without a secret."""
+        """Require PKCE of each client (RFC 9700 §2.1.1); the library requires it only of those without a secret."""
         if not grant.request.payload.data.get("code_challenge"):
             raise InvalidRequestError("Missing 'code_challenge'")
         super().validate_code_challenge(grant, redirect_uri)
@@ -141,7 +141,7 @@ class RefreshToken(grants.RefreshTokenGrant):
         return self.server.rotates
 
     def authenticate_refresh_token(self, refresh_token: str) -> _Refresh | None:
-        if refresh_token in self.server.replaced:  # which of the two is the thief is not known (RFC 9700 §4.14.2)
+        if refresh_token in self.server.replaced:  # either client may be the thief (RFC 9700 §4.14.2)
             self.server.reused.append(refresh_token)
             self.server.refresh_tokens.clear()
         return _Refresh(refresh_token) if refresh_token in self.server.refresh_tokens else None
@@ -155,12 +155,13 @@ class RefreshToken(grants.RefreshTokenGrant):
             self.server.replaced.add(refresh_token.token)
 
 
-# -- what is signed (RFC 7523) ----------------------------------------------------------------------------------------
+# -- signed assertions (RFC 7523) -------------------------------------------------------------------------------------
 
 
 class ByCertificate(JWTBearerClientAssertion):
-    """As Microsoft knows a client: signed by PS256, which the library takes only where it is named, and with the
-    certificate's thumbprint.
+    """Microsoft's client authentication, by PS256 and the thumbprint of the certificate.
+
+    The library accepts PS256 only if it is configured.
     """
 
     CLIENT_AUTH_METHOD = "private_key_jwt"
@@ -200,7 +201,7 @@ def _thumbprint(certificate: x509.Certificate) -> str:
 
 
 class ServiceAccount(JWTBearerGrant):
-    """As Google knows one: when it was signed and what it is for are in what is signed."""
+    """Google's service account: the assertion contains the time of signing and the mailbox."""
 
     CLAIMS_OPTIONS = {**JWTBearerGrant.CLAIMS_OPTIONS, "iat": {"essential": True}, "sub": {"essential": True}}
 

@@ -1,4 +1,4 @@
-"""An authorization server that a library makes: what it decides is not our own reading of the RFCs."""
+"""An authorization server made of a library, so that its decisions do not depend on our reading of the RFCs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.authorization_grants import (
     ServiceAccount,
 )
 
-logging.getLogger("authlib").setLevel(logging.INFO)  # below that it tells the tokens that it gives
+logging.getLogger("authlib").setLevel(logging.INFO)  # at lower levels it logs the tokens
 
 Response = tuple[int, dict[str, str], bytes]
 
 
 class Asked(OAuth2Request):
-    """One request, by its form or its query."""
+    """One request, with its form or its query."""
 
     def __init__(self, method: str, url: str, form: dict[str, str]) -> None:
         super().__init__(method, url)
@@ -46,7 +46,7 @@ class Asked(OAuth2Request):
 
 
 class Server(AuthorizationServer):
-    """Knows ``CLIENT``, and with a ``public_key`` the service account ``ACCOUNT``; gives tokens for ``seconds``."""
+    """Knows ``CLIENT``, and with a ``public_key`` the service account ``ACCOUNT``. Its tokens last ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(scopes_supported=[SCOPE])
@@ -75,26 +75,26 @@ class Server(AuthorizationServer):
 
     @property
     def url(self) -> str:
-        """Where tokens are asked for."""
+        """The URL of the token endpoint."""
         raise NotImplementedError
 
     def is_good(self, token: str) -> bool:
-        """Whether a token was given and not revoked since."""
+        """Return whether a token was issued and not revoked."""
         return token in self._good
 
     def revoke(self) -> None:
-        """No token that was given so far is good any more."""
+        """Revoke all tokens issued so far."""
         self._good.clear()
 
     def is_new(self, claims: dict[str, Any]) -> bool:
-        """Whether what was signed is shown for the first time, and can be told from others (RFC 7523 §3)."""
+        """Return whether an assertion is new and has a unique id (RFC 7523 §3)."""
         jti = claims.get("jti")
         is_new = jti is not None and jti not in self._shown
         self._shown.add(jti)
         return is_new
 
     def by_clock(self, claims: dict[str, Any]) -> dict[str, Any]:
-        """The claims as they look by a clock that is ``ahead`` of ours."""
+        """Return the claims as seen by a clock that is ``ahead`` of ours."""
         return {**claims, **{name: claims[name] - self.ahead for name in ("iat", "exp") if name in claims}}
 
     def query_client(self, client_id: str) -> Client | None:
@@ -113,7 +113,7 @@ class Server(AuthorizationServer):
         return status, dict(headers), json.dumps(body).encode() if body else b""
 
     def send_signal(self, name: str, *args: object, **more: object) -> None:
-        """To nobody."""
+        """Send no signal."""
 
 
 def _made(kind: str) -> Any:

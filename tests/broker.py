@@ -1,4 +1,4 @@
-"""What lies in the broker."""
+"""The messages in the broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.rabbitmq import RabbitMQ
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """A task's message: its name, its positional arguments, those by keyword, its headers, and what follows it."""
+    """A task's message: its name, positional arguments, keyword arguments, headers, and the tasks that follow it."""
 
     task: str
     arguments: list[Any]
@@ -25,7 +25,7 @@ class Message:
 
 
 def messages(broker: Valkey | RabbitMQ, queue: str) -> list[Message]:
-    """The messages that wait in a queue, oldest first."""
+    """Return the messages that wait in a queue, oldest first."""
     found = broker.waiting(queue) if isinstance(broker, RabbitMQ) else _in_list(broker, queue)
     return [_message(headers, *json.loads(body)) for headers, body in found]
 

@@ -1,4 +1,4 @@
-"""Processes that a test forks, and has stop or die at a named point of a mail's way."""
+"""Processes that a test forks, and that stop or die at a named point of the sending."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from email_integration.sending.dispatcher import dispatch
 from email_integration.sending.sessions import pool
 from tests.deliveries import ago, pretend, submitted
 
-#: The points, in the order in which a mail comes to them.
+#: The points, in the order in which a mail reaches them.
 POINTS = (
     "claimed",
     "in hand",
@@ -43,16 +43,16 @@ POINTS = (
 
 
 class Child:
-    """A process that runs ``act``, with the tests' settings and on their database, and ends."""
+    """A forked process that runs ``act`` with the tests' settings and database, and ends."""
 
     def __init__(self, act: Callable[[], object], *, hook: Callable[..., object] | None = None) -> None:
-        """``hook`` is called in the child with the name of each point that it reaches, and the ids of the mails."""
-        # What is open here must not be used by two processes.
+        """Fork. The child calls ``hook`` with the name of each point that it reaches, and the ids of the mails."""
+        # Two processes must not share open connections.
         pool.close()
         own_journal.close()
         connections.close_all()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: none of them holds a lock of ours
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads: none of them holds a lock of ours
             self.pid = os.fork()
         if not self.pid:
             _run(act, hook)
@@ -61,24 +61,24 @@ class Child:
     def stopped(self) -> None:
         """Wait until it has stopped itself."""
         status = self._wait(os.WUNTRACED)
-        assert os.WIFSTOPPED(status), f"it has ended: {status}"
+        assert os.WIFSTOPPED(status), f"the process has ended: {status}"
 
     def go_on(self) -> None:
-        """Have it continue."""
+        """Let it continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it as nothing else does, wherever it is."""
+        """Kill it with SIGKILL, at whatever point it is."""
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
             self.ended()
 
     def killed(self) -> None:
-        """Wait for its end, which was a SIGKILL."""
+        """Wait for its end by SIGKILL."""
         assert self.ended() == -signal.SIGKILL
 
     def ended(self) -> int:
-        """Wait for its end, and return the code, or the number of the signal as a negative one."""
+        """Wait for its end, and return the exit code, or the negative number of the signal."""
         if self._status is None:
             self._status = self._wait(0)
         return os.waitstatus_to_exitcode(self._status)
@@ -97,7 +97,7 @@ def _run(act: Callable[[], object], hook: Callable[..., object] | None) -> NoRet
     code = 1
     try:
         points.hook = hook
-        recovery._looked_at = time.monotonic() + PATIENCE  # it recovers what others left only when it is told to
+        recovery._looked_at = time.monotonic() + PATIENCE  # no automatic recovery; the test starts it
         act()
         code = 0
     except BaseException:
@@ -108,13 +108,16 @@ def _run(act: Callable[[], object], hook: Callable[..., object] | None) -> NoRet
 
 
 def mails(number: int, **how: Any) -> list[str]:
-    """The ids of so many new ones, to a recipient each and with its number as the subject; due in this order."""
+    """Submit ``number`` mails, due in this order, and return their ids.
+
+    Each has one recipient, and its number as subject.
+    """
     made = [submitted(f"kim{place}@example.com", subject=str(place), **how) for place in range(number)]
     return [pretend(one, next_at=ago(number - place)).pk for place, one in enumerate(made)]
 
 
 def send() -> dict[str, int]:
-    """Send what is due, until nothing is: a busy machine may take more than the time of one dispatcher."""
+    """Send until no mail is due, because a busy machine may need more time than one dispatcher has."""
     sent: Counter[str] = Counter()
     while some := dispatch(queue_of("normal")):
         sent.update(some)
@@ -122,7 +125,7 @@ def send() -> dict[str, int]:
 
 
 def at(point: str, act: Callable[[], object], *, of: str = "", time_: int = 1) -> Callable[..., object]:
-    """A hook that calls ``act`` when the delivery ``of`` comes to the point for this time; any if none is named."""
+    """Return a hook that calls ``act`` when the delivery ``of``, or any, reaches the point the ``time_``-th time."""
     left = [time_]
 
     def hook(name: str, *ids: str) -> None:
@@ -135,23 +138,23 @@ def at(point: str, act: Callable[[], object], *, of: str = "", time_: int = 1) -
 
 
 def die() -> None:
-    """End this process as nothing else does."""
+    """End this process by SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(PATIENCE)  # the signal ends this thread too
 
 
 def stop() -> None:
-    """Stop this process, until ``Child.go_on``: this thread at once, and the others with it."""
+    """Stop this process until ``Child.go_on``: first this thread, then the others."""
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def recover() -> None:
-    """Recover by the journals of the dead."""
+    """Recover by the journals of dead processes."""
     recovery.recover_journals()
 
 
 def recover_by_lease() -> None:
-    """Have the leases of all batches be over for long, without waiting for it, and recover by that."""
+    """Recover by leases, after setting the leases of all batches back so that they have expired."""
     DeliveryBatch.objects.update(lease_until=ago(60))
     recovery.recover_leases()
     DeliveryBatch.objects.exclude(suspected_at=None).update(suspected_at=ago(60))
@@ -159,31 +162,31 @@ def recover_by_lease() -> None:
 
 
 def forget_journals(folder: Path) -> None:
-    """Have them gone, as those of another host are."""
+    """Delete the journals, as if they were those of another host."""
     for file in folder.glob("*.journal"):
         file.unlink()
 
 
 def due_now() -> None:
-    """Have whatever waits for its time be due."""
+    """Make all waiting mail due."""
     Delivery.objects.filter(next_at__isnull=False).update(due_at=ago(1), next_at=ago(1))
 
 
 def require_settled() -> None:
-    """Fail when a delivery, or a batch, is in the hands of a process."""
+    """Fail if a process still has a claim on a delivery or a batch."""
     assert not Delivery.objects.exclude(batch="").exists()
     assert not DeliveryBatch.objects.exclude(owner="").exists()
 
 
 def delivery_statuses(*ids: str) -> list[str]:
-    """The status of each, in this order; of all where none is named."""
+    """Return the status of each delivery, in this order, or of all deliveries if none is named."""
     found = dict(Delivery.objects.order_by("pk").values_list("pk", "status"))
     return [found[pk] for pk in ids or found]
 
 
 @contextlib.contextmanager
 def hooked(hook: Callable[..., Any]) -> Any:
-    """Have the points of this process call the hook."""
+    """Call ``hook`` at the points of this process while the block runs."""
     points.hook = hook
     try:
         yield

@@ -1,4 +1,4 @@
-"""Fixtures: services, SMTP servers, and a stack of real worker processes."""
+"""Fixtures: services, SMTP servers, and real worker processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from email_integration.sending.sessions import pool
 from email_integration.smtpd import SMTPServer
 from email_integration.tasks import mail
 from tests import emptying, services, tables
-from tests.headless_browser import chromium  # noqa: F401  # a fixture, once: there can be one Playwright in a process
+from tests.headless_browser import chromium  # noqa: F401  # a fixture, once: a process can have only one Playwright
 from tests.stack import FAILED, FAST, Stack
 
 pytest_plugins = ["tests.durations"]
 
-# The deadline of an example is a time of the wall clock, and a busy machine does not keep it.
+# The deadline of an example uses the wall clock, and a busy machine exceeds it.
 hypothesis_settings.register_profile("busy", deadline=None)
 hypothesis_settings.load_profile("busy")
 
@@ -42,14 +42,14 @@ def pytest_report_header() -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, after the shuffling: with '-n' the last ones run beside nothing else."""
+    """Move the slowest files to the front, after the shuffling: with '-n' the last ones would run alone."""
     longest = {item.path for item in items if item.get_closest_marker("timeout")}
     long = {item.path for item in items if {"acceptance", "browser", "guests", "servers"} & set(item.path.parts)}
     items.sort(key=lambda item: (item.path not in longest, item.path not in long))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the rows that tests gave of a table."""
+    """Print the table rows that tests have recorded."""
     reports = [
         report for kind in ("passed", "failed", "skipped", "error") for report in terminalreporter.getreports(kind)
     ]
@@ -59,7 +59,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> Iterator[None]:
-    """Migrate the run's own database. It has no second name for tests, so child processes see the same one."""
+    """Migrate the run's own database. It has no separate test name, so child processes use the same one."""
     if services.database != "sqlite":
         services.need(services.database)
     with django_db_blocker.unblock(), mock.patch.object(TransactionTestCase, "_fixture_teardown", emptying.empty):
@@ -70,15 +70,15 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> It
 
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:
-    """The authority that this process trusts by SSL_CERT_FILE, and a certificate for localhost."""
+    """Return the authority that this process trusts by SSL_CERT_FILE, and a certificate for localhost."""
     return services.certificates
 
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    """The cache, and the broker unless another is asked for, both empty. It is up again afterwards in any case."""
+    """Yield the empty cache, which is also the broker by default. Restart it after the test if needed."""
     services.need_broker()
-    mail._task_queue._open_until = 0.0  # of a broker that was away in the test before
+    mail._task_queue._open_until = 0.0  # the breaker may be open after the test before
     yield services.valkey
     services.valkey.thaw()
     services.valkey.start()
@@ -86,7 +86,7 @@ def valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 def fresh_process(valkey: Valkey) -> Iterator[None]:
-    """An empty broker and cache, and nothing in this process of an earlier test: no relay, session or wake-up."""
+    """Empty the broker and cache, and remove relays, sessions and wake-ups of earlier tests from this process."""
     forget()
     wakeups.forget()
     yield
@@ -96,7 +96,7 @@ def fresh_process(valkey: Valkey) -> Iterator[None]:
 
 @pytest.fixture
 def smtp_server(certificates: Certificates) -> Iterator[Callable[..., SMTPServer]]:
-    """Start an SMTP server, with STARTTLS and AUTH (``user``, ``password``) unless told otherwise.
+    """Start an SMTP server, by default with STARTTLS and AUTH (``user``, ``password``).
 
     ``smtp_server(faults=[...], security="plain", user=None)``: the arguments are those of ``SMTPServer``.
     """
@@ -122,7 +122,7 @@ def stack(
     """Start a real worker of two processes, and beat, on the test's database and broker.
 
     ``stack(beat=True, concurrency=2, queues=(), pool="prefork", env={...})``. The test's own settings get the same
-    times, so that a sweep finds what it submits as soon as what the workers defer.
+    times, so that a sweep finds its mail as fast as the mail that workers defer.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
     started: list[Stack] = []
@@ -155,7 +155,7 @@ def stack(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Remember that a test has failed, for fixtures that then show what they know."""
+    """Mark a failed test, so that fixtures print their logs."""
     report = yield
     if report.when == "call" and report.failed:
         item.stash[FAILED] = True

@@ -1,4 +1,4 @@
-"""Deliveries without a task queue: one that remembers, and short ways to submit."""
+"""Deliveries with a task queue that only records, and short functions to submit."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from email_integration.sending.dispatcher import send_inline
 
 
 class RecordingTaskQueue:
-    """A task queue in which nobody works."""
+    """A task queue without workers, which records all calls."""
 
     def __init__(self) -> None:
-        #: The name of each queue that was to be woken, as often as it was, whatever is outstanding.
+        #: The name of each queue that was woken, for each call, even if a wake-up is outstanding.
         self.woken: list[str] = []
-        #: The number of Celery's that each of these was woken with.
+        #: Celery's priority number of each of these wake-ups.
         self.message_priorities: list[int | None] = []
-        #: The id of each delivery that was continued.
+        #: The id of each continued delivery.
         self.continued: list[str] = []
-        #: The id and the status of each result that was stored.
+        #: The id and the status of each stored result.
         self.results: list[tuple[str, str]] = []
-        #: How often a sweep was called for at once.
+        #: How often an immediate sweep was requested.
         self.sweeps = 0
-        #: In how many seconds each later sweep was asked for.
+        #: The delay in seconds of each requested later sweep.
         self.later_sweeps: list[float] = []
-        #: The ids of deliveries that something follows.
+        #: The ids of deliveries with a continuation.
         self.followed: set[str] = set()
-        #: What to raise instead of waking, and of continuing.
+        #: The exception to raise by wake-ups and continuations.
         self.broken: Exception | None = None
-        #: Queues that take no message.
+        #: Queues that accept no message.
         self.deaf: set[str] = set()
 
     def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
@@ -90,14 +90,14 @@ class RecordingTaskQueue:
 
 
 def mail(*to: str, subject: str = "S", body: str = "B", from_email: str = "", **given: Any) -> EmailMessage:
-    """A message; its sender is left open unless given."""
+    """Return a message. Without ``from_email`` its sender is left open."""
     message = EmailMessage(subject, body, None, list(to or ("kim@example.com",)), **given)
     message.from_email = from_email
     return message
 
 
 def submitted(*to: str, kept: str = "", prepared: bool = False, **how: Any) -> Delivery:
-    """A delivery that is due; what ``mail`` and ``make`` do not take goes to ``MailOptions``."""
+    """Return a due delivery. Arguments other than those of ``mail`` and ``make`` go to ``MailOptions``."""
     own = {name: how.pop(name) for name in ("subject", "body", "from_email", "headers", "cc", "bcc") if name in how}
     named = {name: how.pop(name) for name in ("delivery_id", "idempotency_key") if name in how}
     made = build_delivery(mail(*to, **own), MailOptions(**how), kept=kept, prepared=prepared, **named)
@@ -105,7 +105,7 @@ def submitted(*to: str, kept: str = "", prepared: bool = False, **how: Any) -> D
 
 
 def pretend(delivery: Delivery, **changes: Any) -> Delivery:
-    """Change the row behind everybody's back, and give it as it is then; when it may be claimed goes by its times."""
+    """Change the row directly and return it. The time when it may be claimed follows from its times."""
     before = Delivery.objects.get(pk=delivery.pk)
     if {"due_at", "expires_at"} & changes.keys() and before.next_at is not None:
         times = (changes.get("due_at", before.due_at), changes.get("expires_at", before.expires_at))
@@ -115,22 +115,22 @@ def pretend(delivery: Delivery, **changes: Any) -> Delivery:
 
 
 def attempt(delivery_id: str) -> Delivery | None:
-    """Try one delivery if it is due, in this thread; return it as it stands then, None if it was not claimed."""
+    """Try one delivery in this thread if it is due. Returns the delivery afterwards, or None if it was not claimed."""
     found = rows.load(delivery_id)
     return next(iter(send_inline(key_of(found), only=[delivery_id])), None) if found else None
 
 
 def send_due(priority: str = "normal") -> Counter[str]:
-    """Have a dispatcher send what is due, over SESSIONS sessions, until nothing is; how many ended with which status.
+    """Run a dispatcher with SESSIONS sessions until no mail is due. Returns the number of attempts by status.
 
-    What is tried several times counts each time. Its threads need ``django_db(transaction=True)``.
+    Its threads need ``django_db(transaction=True)``.
     """
-    with mock.patch.object(dispatcher, "SLICE", 10 * PATIENCE):  # a busy machine makes no other of it
+    with mock.patch.object(dispatcher, "SLICE", 10 * PATIENCE):  # so that a busy machine needs no second dispatcher
         return Counter(dispatcher.dispatch(queue_of(priority)))
 
 
 def due_again(*delivery_ids: str) -> None:
-    """Let the time pass that these, or all that are put off, have to wait for."""
+    """Make these deliveries, or all deferred ones, due."""
     rows = Delivery.objects.filter(next_at__isnull=False)
     if delivery_ids:
         rows = rows.filter(pk__in=delivery_ids)
@@ -138,9 +138,9 @@ def due_again(*delivery_ids: str) -> None:
 
 
 class Clock:
-    """Stands for the module ``time``: tells the time that has passed, and whatever a test adds to it.
+    """Replaces the module ``time``: its time is the real time plus an offset that a test can add to.
 
-    ``sleep`` takes no time: it is added.
+    ``sleep`` returns immediately and adds its seconds.
     """
 
     def __init__(self) -> None:
@@ -155,17 +155,17 @@ class Clock:
 
 
 def ago(seconds: float) -> dt.datetime:
-    """The moment so many seconds ago."""
+    """Return the time ``seconds`` ago."""
     return timezone.now() - dt.timedelta(seconds=seconds)
 
 
 def statuses(delivery: Delivery) -> dict[str, str]:
-    """How each recipient of the stored delivery stands."""
+    """Return the status of each recipient of the stored delivery."""
     return {item["address"]: item["status"] for item in Delivery.objects.get(pk=delivery.pk).recipients}
 
 
 def in_threads(*works: Callable[[], Any]) -> list[Any]:
-    """What each of them returned, or the error it raised, all begun at once."""
+    """Run all functions at the same time, and return the result or the exception of each."""
     start, results = threading.Barrier(len(works)), [None] * len(works)
 
     def run(number: int) -> None:

@@ -1,7 +1,7 @@
-"""How long the files of tests take, and a run of those that fit into so many seconds: ``pytest --within 150``.
+"""The durations of the test files, and a run of those that fit into a time in seconds: ``pytest --within 150``.
 
-``durations.json`` has the seconds of each file's tests in a run. ``make durations`` writes it anew. A file that takes
-longer than it says makes the run a little longer.
+``durations.json`` has the seconds of each file's tests in a run. ``make durations`` rewrites it. If a file takes longer
+than recorded, the run takes longer too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes too long, and have the process that hands out the tests know how many they were."""
+    """Deselect files that take too long, and report their number to the controller process."""
     within = config.getoption("--within")
     if within is None:
         return
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
-    """Take the number from a process of pytest-xdist: each of them has chosen from the same tests."""
+    """Take the number from a pytest-xdist worker. All workers have selected from the same tests."""
     config, output = getattr(node, "config"), getattr(node, "workeroutput", {})  # noqa: B009  # it has no type
     config.stash[_left_out] = max(config.stash[_left_out], output.get("left_out", 0))
 
@@ -63,10 +63,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def chosen_files(tests: Mapping[str, int], *, durations: Mapping[str, float], within: float) -> set[str]:
-    """Return the files to run: the cheapest tests first, until ``within`` seconds are full.
+    """Return the files to run: first those with the least time per test, until ``within`` seconds are full.
 
-    ``tests`` is how many each file has, and ``durations`` the seconds that they take. A file that is not known yet is
-    always among them.
+    ``tests`` is the number of tests of each file, and ``durations`` its seconds. Files without a known duration are
+    always included.
     """
     chosen = {name for name in tests if name not in durations}
     left = within
@@ -78,7 +78,7 @@ def chosen_files(tests: Mapping[str, int], *, durations: Mapping[str, float], wi
 
 
 def measured(reports: Iterable[Path]) -> dict[str, float]:
-    """Return the seconds of each file by reports of JUnit's kind, rounded to tenths."""
+    """Return the seconds of each file from JUnit reports, rounded to tenths."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for report in reports:
         for case in ElementTree.parse(report).iter("testcase"):
@@ -87,7 +87,7 @@ def measured(reports: Iterable[Path]) -> dict[str, float]:
 
 
 def _file_of(classname: str) -> str:
-    """The file of a dotted name, whose end may be the name of a class."""
+    """Return the file of a dotted name, which may end with the name of a class."""
     parts = classname.split(".")
     while parts and not (ROOT / "/".join(parts)).with_suffix(".py").exists():
         parts.pop()

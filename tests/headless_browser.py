@@ -1,4 +1,4 @@
-"""The system's Chromium, and pages in it that tell what went wrong."""
+"""The system's Chromium, with pages that report errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from config.local import processes
 
 CHROMIUM = shutil.which("chromium")
-#: In milliseconds, as Playwright has it.
+#: In milliseconds, as Playwright expects.
 PATIENCE = 1000 * processes.PATIENCE
 FLAGS = (
     "--no-sandbox",
@@ -27,12 +27,12 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium, for the tests of one file."""
+    """Start the system's Chromium, for the tests of one file."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("chromium is missing: it is in tests/debian-packages.txt")
         pytest.skip("chromium is not installed")
-    # Playwright keeps an event loop in this thread, though nothing here is asynchronous; not for other files.
+    # Playwright keeps an event loop in this thread, though the code here is synchronous. Other files must not see this.
     before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     with sync_playwright() as playwright:
@@ -48,9 +48,9 @@ def _is_of(asked: Request, *sites: str) -> bool:
 
 
 def _is_refused(message: ConsoleMessage, site: str) -> bool:
-    """Whether our policy stopped something of a page of ours.
+    """Return whether our policy has blocked a part of one of our pages.
 
-    What axe tries has no address, and the policy of a mail's HTML is there to stop things.
+    Attempts of axe have no address, and the policy of a mail's HTML exists to block.
     """
     ours = message.location["url"].startswith(site) and "/content/html/" not in message.location["url"]
     return ours and "Content Security Policy" in message.text and "'none'" not in message.text
@@ -58,9 +58,9 @@ def _is_refused(message: ConsoleMessage, site: str) -> bool:
 
 @contextmanager
 def browsing(chromium: Browser, site: str, other_sites: Sequence[str] = ()) -> Iterator[Page]:
-    """A page of a browser; at the end an error in a script, a missing file, and what our policy stopped are errors.
+    """Open a page. At the end, script errors, missing files and resources blocked by our policy fail the test.
 
-    So is a request to another site than this one and those that begin as ``other_sites`` says.
+    Requests to sites other than this one and ``other_sites`` (prefixes) fail it too.
     """
     context = chromium.new_context(
         base_url=site, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
@@ -73,7 +73,7 @@ def browsing(chromium: Browser, site: str, other_sites: Sequence[str] = ()) -> I
     page.on("response", lambda reply: wrong.append(reply.url) if reply.status in (404, 500) else None)
     page.on("request", lambda asked: None if _is_of(asked, site, *other_sites) else wrong.append(asked.url))
     page.on("console", lambda message: wrong.append(message.text) if _is_refused(message, site) else None)
-    # What a policy of the page has stopped was asked for all the same.
+    # The browser reports a request even if a policy of the page has blocked it.
     page.on("requestfailed", lambda asked: wrong.remove(asked.url) if asked.failure == "csp" else None)
     yield page
     context.close()

@@ -1,4 +1,4 @@
-"""Deliveries that came to their end lately, as rows: for pages that tell of many."""
+"""Recently finished deliveries, as rows: for pages that show many."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def ended(
     every: float = 0.0,
     **values: object,
 ) -> list[Delivery]:
-    """So many deliveries, one of which ended at ``at`` and the others ``every`` so many seconds before, each ``took``
+    """Create ``count`` finished deliveries and return them.
+
+    The last one finished at ``at``, and each other one ``every`` seconds before the next. Each finished ``took``
     seconds after it was submitted.
     """
     pattern = submitted()
@@ -54,7 +56,7 @@ def tried(
     cause: str = Cause.BUSY,
     reason: str = "the server is busy",
 ) -> None:
-    """An attempt at each, that ended when it did."""
+    """Create an attempt of each delivery, which ended when the delivery finished."""
     DeliveryAttempt.objects.bulk_create(
         DeliveryAttempt(
             delivery=each,

@@ -1,4 +1,4 @@
-"""A project of other people: what ``django-admin startproject`` makes, with Celery and this app added."""
+"""A host project: the output of ``django-admin startproject``, with Celery and this app added."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from config.local.processes import PATIENCE, Process
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: What Celery's own guide, 'First steps with Django', has a project write.
+#: The code from Celery's own guide, 'First steps with Django'.
 CELERY = """
 import os
 from celery import Celery
@@ -22,7 +22,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 """
 
-#: What the README adds to the settings of a new project. BROKER is also the URL of the cache.
+#: The README's additions to the settings of a new project. BROKER is also the URL of the cache.
 SETTINGS = """
 import os
 INSTALLED_APPS += ["django_celery_results", "simple_history", "email_integration"]
@@ -33,13 +33,13 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", 
 EMAIL_INTEGRATION = {"SMTP_PASSWORD_KEYS": [os.environ["SMTP_PASSWORD_KEYS"]]}
 """
 
-#: Has the project use the PostgreSQL database whose URL is in DATABASE.
+#: Use the PostgreSQL database whose URL is in DATABASE.
 POSTGRESQL = """
 import dj_database_url
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE"])}
 """
 
-#: A program that makes a configuration the active one; ``CONFIGURE.format(port=…)``.
+#: A program that creates the active configuration; ``CONFIGURE.format(port=…)``.
 CONFIGURE = """
 from email_integration.models import SMTPConfig
 SMTPConfig.objects.create(name="Ours", host="localhost", port={port}, username="user", password="password",
@@ -52,14 +52,14 @@ from email_integration.tasks import send_email
 print(send_email.delay("Subject", "Text", to=["kim@example.com"]).get(timeout=100)["status"])
 """
 
-#: What this process has for its own project, and the host project must not see.
+#: Variables of this process's own project, which the host project must not see.
 _OURS = ("BROKER_URL", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "ENV_FILE", "VAR_DIR")
 
 
 class HostProject:
     """A Django project ``proj`` in ``parent / "proj"``, with these settings below those of ``startproject``.
 
-    ``site`` is where it finds the app, and ``env`` is added to the environment of all its processes.
+    ``site`` is the folder from which it imports the app. ``env`` is added to the environment of all its processes.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class HostProject:
         self.started: list[Process] = []
 
     def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with these arguments in the project, whatever comes of it."""
+        """Run Python with these arguments in the project, without checking the result."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
@@ -93,18 +93,18 @@ class HostProject:
         )
 
     def run(self, *arguments: str) -> str:
-        """Run Python with these arguments in the project; give what it printed. It must succeed."""
+        """Run Python with these arguments in the project, and return the output. It must succeed."""
         done = self.attempt(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def shell(self, program: str) -> str:
-        """Run a program in the project, with Django set up; give what it printed."""
+        """Run a program in the project, with Django set up, and return the output."""
         return self.run("-c", f"import django; django.setup()\n{program}")
 
     def start(self, name: str, *arguments: str, ready: str) -> Process:
-        """Start Python with these arguments, and wait until its log says that it is ready."""
-        # Process adds to this process's environment; a clean one is wanted.
+        """Start Python with these arguments, and wait until its log contains ``ready``."""
+        # Process adds to this process's environment, but the project needs a clean one.
         clean = "import os, sys; os.execvpe(sys.argv[1], sys.argv[1:], eval(os.environ['CLEAN']))"
         command = [sys.executable, "-c", clean, sys.executable, *arguments]
         process = Process(
@@ -115,17 +115,20 @@ class HostProject:
         return process
 
     def start_worker(self, *options: str, python: tuple[str, ...] = (), beat: bool = True) -> Process:
-        """``celery -A proj worker -B`` with these options, and with options for Python itself before them."""
+        """Run ``celery -A proj worker -B`` with these options.
+
+        ``python`` has options for Python itself.
+        """
         command = ("-m", "celery", "-A", "proj", "worker", *(["-B"] if beat else []), "--loglevel", "INFO")
         return self.start("worker", *python, *command, *options, ready=" ready.")
 
     def start_beat(self, *options: str) -> Process:
-        """``celery -A proj beat`` with these options: pools of greenlets have none of their own."""
+        """Run ``celery -A proj beat`` with these options: greenlet pools cannot run beat."""
         return self.start(
             "beat", "-m", "celery", "-A", "proj", "beat", "--loglevel", "INFO", *options, ready="Starting"
         )
 
     def end(self) -> None:
-        """End what it has started."""
+        """End all its processes."""
         for process in self.started:
             process.end()

@@ -1,4 +1,4 @@
-"""The values that Django and the standard library make up for each mail, fixed, so that two mails can be compared."""
+"""Fix the values that Django and the standard library generate for each mail, so that two mails can be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a project says of mail, in the words of the Django in use: ``MAILERS`` from 6.1 on, ``EMAIL_*`` before."""
+"""The mail settings of a project, for the Django in use: ``MAILERS`` from 6.1 on, ``EMAIL_*`` before."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from django.test import override_settings
 
 HAS_MAILERS = django.VERSION >= (6, 1)
 
-#: Why mail has nowhere to go where the settings name no server.
-NO_SERVER = "MAILERS names no SMTP host" if HAS_MAILERS else "EMAIL_HOST is not set"
+#: The reason for which mail cannot be sent if the settings name no server.
+NO_SERVER = "MAILERS has no SMTP server with a host" if HAS_MAILERS else "EMAIL_HOST is not set"
 
-#: How to fix a server that the settings name.
+#: The hint for a wrong server in the settings.
 CORRECT = "Correct MAILERS." if HAS_MAILERS else "Correct the EMAIL_* settings."
 
 QUEUED = "email_integration.backends.queued.EmailBackend"
 
-#: What each of MAILERS' options is called among the older settings.
+#: The older setting of each option of MAILERS.
 EMAIL_NAMES = {
     "host": "EMAIL_HOST",
     "port": "EMAIL_PORT",
@@ -35,20 +35,20 @@ EMAIL_NAMES = {
 
 
 def of_mail(backend: str = QUEUED, **server: Any) -> dict[str, Any]:
-    """Settings that name the backend and, by MAILERS' options, the server."""
+    """Return settings that name the backend and, by MAILERS' options, the server."""
     if HAS_MAILERS:
         return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": server}}}
     return {"EMAIL_BACKEND": backend, **{EMAIL_NAMES[option]: value for option, value in server.items()}}
 
 
 def name_server(project: Any, *, backend: str = QUEUED, **server: Any) -> None:
-    """Give ``project``, the ``settings`` of pytest-django, this server and no other."""
+    """Set this server, and no other, in ``project``, the ``settings`` of pytest-django."""
     for name, value in of_mail(backend, **server).items():
         setattr(project, name, value)
 
 
 def make_backend(path: str = QUEUED, **options: Any) -> Any:
-    """Make a backend as a project does: by an entry of ``MAILERS``, or by ``get_connection()``."""
+    """Create a backend as a project does: by an entry of ``MAILERS``, or by ``get_connection()``."""
     if not HAS_MAILERS:
         return mail.get_connection(path, **options)
     with override_settings(MAILERS={"made": {"BACKEND": path, "OPTIONS": options}}):
@@ -57,7 +57,7 @@ def make_backend(path: str = QUEUED, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def older_settings(**server: Any) -> Iterator[None]:
-    """Have EMAIL_* settings inside; Django 6.1 still takes them, with a warning of its own to the project."""
+    """Use EMAIL_* settings inside the block. Django 6.1 still accepts them, with its own warning to the project."""
     override = override_settings(**{EMAIL_NAMES[option]: value for option, value in server.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""A MariaDB server of the tests' own, from Debian's packages."""
+"""A MariaDB server for the tests, from Debian's packages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from config.local.processes import LOOPBACK, Process, free_port, wait_until
 
 DATABASE = "mail_dispatch"
 
-#: Where Debian has the server; not on everybody's PATH.
+#: Debian's folders for the server, which are not on every user's PATH.
 _PATH = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 
 
 class MariaDB:
     """A server on loopback that keeps its data in ``folder``, as root or not."""
 
-    #: What a commit outlives: 0, nothing, not even the server's death; 2, that, but no power failure.
+    #: The durability of a commit: with 0 it can be lost if the server dies; with 2 only by a power failure.
     flush = 0
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class MariaDB:
         return f"mysql://root@{LOOPBACK}:{self.port}/{DATABASE}"
 
     def start(self) -> None:
-        """Make the data directory and the database, and wait until it answers."""
+        """Create the data directory and the database, and wait until the server answers."""
         subprocess.run(
             [
                 _program("mariadb-install-db"),
@@ -50,7 +50,7 @@ class MariaDB:
         self.run()
 
     def run(self) -> None:
-        """Start the server on the data that are there, and wait until it answers."""
+        """Start the server with the existing data, and wait until it answers."""
         self._process = Process(
             "mariadb",
             [
@@ -62,7 +62,7 @@ class MariaDB:
                 f"--port={self.port}",
                 "--skip-name-resolve",
                 "--character-set-server=utf8mb4",
-                # A mail is one packet, and more than its size when it is escaped; the default is 16 MB.
+                # A mail is one packet, and is larger than its size after escaping. The default is 16 MB.
                 "--max-allowed-packet=64M",
                 f"--innodb-flush-log-at-trx-commit={self.flush}",
                 _user(),
@@ -77,7 +77,7 @@ class MariaDB:
         self._process.kill()
 
     def stop(self) -> None:
-        """End it. Does nothing when it does not run."""
+        """End it. Does nothing if it is not running."""
         if self._process is not None:
             self._process.end()
 
@@ -95,12 +95,12 @@ class MariaDB:
 
 
 def _user() -> str:
-    """Which user it runs as: root is refused unless it is named."""
+    """Return the user of the server, which accepts root only if it is named."""
     return f"--user={getpass.getuser()}"
 
 
 def is_installed() -> bool:
-    """Whether the server is there."""
+    """Return whether the server is installed."""
     return shutil.which("mariadbd", path=_PATH) is not None
 
 

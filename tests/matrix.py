@@ -1,6 +1,6 @@
-"""Runs 'make test-pair' on pairs of a Python and a Django, and prints a table of the results.
+"""Run 'make test-pair' on pairs of a Python and a Django, and print a table of the results.
 
-It needs no environment: 'make test-pair' makes the environment of each pair.
+It needs no environment: 'make test-pair' creates the environment of each pair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: The lines of a run that name what failed: tests as pytest lists them at its end, and parts as make does.
+#: The lines of a run that name failures: pytest's list of failed tests, and make's failed parts.
 _FAILED = re.compile(
     r"(?:FAILED|ERROR) (?P<test>tests/[^\[]*?(?:\[.*?\])?)(?: - .*)?"
     r"|make.*\*\*\* \[(?:.*: )?pair-(?P<part>\S+)\] .*"
@@ -28,11 +28,11 @@ _FAILED = re.compile(
 class Result:
     """The result of one pair."""
 
-    #: As it stands in the table: 'passed', 'failed' or 'not found'.
+    #: The word in the table: 'passed', 'failed' or 'not found'.
     word: str
-    #: Minutes that the pair took.
+    #: The duration of the pair, in minutes.
     minutes: float = 0.0
-    #: The names of the tests and of the parts that failed.
+    #: The names of the failed tests and parts.
     failed: Sequence[str] = ()
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pairs one after the other; return 1 when one failed."""
+    """Run the pairs one after the other. Returns 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--pairs", required=True, help="such as '3.11-5.2 3.13-6.1'")
     parser.add_argument("--parts", required=True, help="such as 'unit demo'")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(results: dict[tuple[str, str], Result]) -> str:
-    """Return the table: a row for each Python, a column for each Django, '-' for a pair that was not asked for."""
+    """Return the table: a row for each Python, a column for each Django, '-' for a pair that was not selected."""
     pythons, djangos = ([*dict.fromkeys(names)] for names in zip(*results, strict=True))
     rows = [["", *(f"Django {django}" for django in djangos)]]
     for python in pythons:
@@ -79,7 +79,7 @@ def _run(python: str, django: str, parts: str) -> Result:
         return Result(word="not found")
     started = time.monotonic()
     command = ["make", "test-pair", f"PYTHON={interpreter}", f"DJANGO={django}", f"PARTS={parts}"]
-    # What make says to its children is of the make that runs this.
+    # Make's variables for its children belong to the make that runs this program.
     env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     failed = []
     with subprocess.Popen(
@@ -97,13 +97,13 @@ def _run(python: str, django: str, parts: str) -> Result:
 
 
 def failed_name(line: str) -> str | None:
-    """Return the name of the test or part that this line of a run says has failed, if any."""
+    """Return the name of the failed test or part in this line of a run, or None."""
     found = _FAILED.fullmatch(line.rstrip())
     return found and (found["test"] or found["part"])
 
 
 def _is_found(interpreter: str) -> bool:
-    """Return whether this Python runs and can make an environment. pyenv's commands are there also if they do not."""
+    """Return whether this Python runs and can create an environment. pyenv's commands exist even if they do not run."""
     try:
         done = subprocess.run([interpreter, "-c", "import ssl, venv"], capture_output=True, check=False, timeout=60)
     except OSError:

@@ -1,4 +1,4 @@
-"""Finished MIME parts to attach, of the kind that the Django in use takes: ``MIMEPart`` from 6.0 on."""
+"""Finished MIME parts to attach, in the class that the Django in use accepts: ``MIMEPart`` from 6.0 on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Part = MIMEPart | MIMEBase
 
 
 def image_part(content: bytes, *, content_id: str, filename: str | None = None) -> Part:
-    """An image in PNG to show inline."""
+    """Return a PNG image to show inline."""
     if MODERN:
         made = MIMEPart()
         made.set_content(content, "image", "png", disposition="inline", filename=filename, cid=content_id)
@@ -29,7 +29,7 @@ def image_part(content: bytes, *, content_id: str, filename: str | None = None) 
 
 
 def text_part(text: str) -> Part:
-    """Plain text in UTF-8."""
+    """Return plain text in UTF-8."""
     if MODERN:
         made = MIMEPart()
         made.set_content(text)
@@ -38,7 +38,7 @@ def text_part(text: str) -> Part:
 
 
 def bytes_part(content: bytes, subtype: str) -> Part:
-    """An application's own octets, in base64."""
+    """Return an application's own octets, in base64."""
     if MODERN:
         made = MIMEPart()
         made.set_content(content, "application", subtype)

@@ -1,4 +1,4 @@
-"""An SMTP server for what servers do that were written elsewhere: each kind overrides how it answers."""
+"""An SMTP server with the behaviour of other implementations. Each kind overrides some answers."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from config.local.processes import PATIENCE
 
 
 class HangUp(Exception):
-    """Close the connection, after this reply if there is one."""
+    """Close the connection, after this reply if it is not empty."""
 
 
 class Peer:
-    """One connection as the server sees it."""
+    """One connection, seen by the server."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.in_content = self.in_transaction = False
         self.recipients: list[str] = []
-        #: On this connection so far: MAILs taken, mails taken, recipients named.
+        #: On this connection so far: accepted MAIL commands, accepted mails, named recipients.
         self.begun = self.mails = self.named = 0
 
     def say(self, reply: str) -> None:
-        """Send a reply; '' says nothing."""
+        """Send a reply; '' sends nothing."""
         if reply:
             self.connection.sendall("".join(f"{line}\r\n" for line in reply.split("\n")).encode())
 
 
 class PeculiarServer:
-    """Takes everything, on loopback, each connection in a thread of its own.
+    """Accepts everything, on loopback, with a thread for each connection.
 
-    A kind of server overrides the methods: each gives a reply, '' for silence, or raises ``HangUp``.
+    A kind of server overrides the methods. Each returns a reply or '' for silence, or raises ``HangUp``.
     """
 
-    #: What EHLO offers.
+    #: The extensions in the reply to EHLO.
     offers: tuple[str, ...] = ("PIPELINING", "8BITMIME", "SMTPUTF8")
 
     def __init__(self) -> None:
         #: How often each recipient got each mail, by address and Message-ID.
         self.arrived: Counter[tuple[str, str]] = Counter()
-        #: How often each verb was heard, and how many connections there were.
+        #: How often each verb was received, and how many connections there were.
         self.verbs: Counter[str] = Counter()
-        #: The mechanisms by which a login was tried.
+        #: The mechanisms of login attempts.
         self.tried: list[str] = []
         self.connections = 0
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class PeculiarServer:
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    # -- what a kind of server does otherwise -------------------------------------------------------------------
+    # -- answers that a kind of server overrides ----------------------------------------------------------------
 
     def greeting(self, peer: Peer) -> str:
         return "220 localhost"
@@ -74,7 +74,7 @@ class PeculiarServer:
         return "250 ok queued"
 
     def other(self, peer: Peer, line: str) -> str:
-        """What is none of the verbs of a transaction."""
+        """Return the reply to a verb that is not part of a transaction."""
         verb = line.split()[0].upper() if line.split() else ""
         if verb == "EHLO":
             return "\n".join(["250-localhost", *(f"250-{offer}" for offer in self.offers), "250 HELP"])
@@ -85,24 +85,24 @@ class PeculiarServer:
         return "250 ok"
 
     def heeds(self, lines: list[str]) -> list[str]:
-        """Which of the commands that came at once are seen."""
+        """Return those of the pipelined commands that the server sees."""
         return lines
 
     def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
-        """The replies to what came along with a final dot; None to answer it as usual."""
+        """Return the replies to lines that arrived together with a final dot, or None to answer them as usual."""
         return None
 
     def time_passes(self) -> None:
-        """A minute, or whatever the server counts by."""
+        """Let a minute, or another unit of the server's limits, pass."""
 
-    # -- how ----------------------------------------------------------------------------------------------------
+    # -- implementation -----------------------------------------------------------------------------------------
 
     def end(self, peer: Peer) -> None:
         """Leave the transaction."""
         peer.in_transaction, peer.recipients = False, []
 
     def take(self, peer: Peer, content: bytes) -> None:
-        """Deliver to everybody who was named."""
+        """Deliver to all named recipients."""
         message = email.message_from_bytes(content)
         with self._lock:
             self.arrived.update((address, str(message["Message-ID"])) for address in peer.recipients)
@@ -141,7 +141,7 @@ class PeculiarServer:
                 buffer = b""
 
     def _heard(self, peer: Peer, buffer: bytes) -> bytes:
-        """Answer what is complete in the buffer, up to a final dot or to what begins a content; give the rest."""
+        """Answer the complete part of the buffer, up to a final dot or the start of a content, and return the rest."""
         if peer.in_content:
             content, dot, rest = buffer.partition(b"\r\n.\r\n")
             if not dot:
@@ -165,7 +165,7 @@ class PeculiarServer:
         return rest
 
     def end_after(self, peer: Peer, reply: str) -> None:
-        """What a reply to the final dot does to the transaction."""
+        """Change the transaction after a reply to the final dot."""
         self.end(peer)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A PgBouncer of the tests' own before a PostgreSQL server, from Debian's package."""
+"""A PgBouncer for the tests before a PostgreSQL server, from Debian's package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
 
-#: Where Debian has it; not on everybody's PATH.
+#: Debian's path, whose folder is not on every user's PATH.
 _SERVER = Path("/usr/sbin/pgbouncer")
 
 
@@ -27,7 +27,7 @@ class PgBouncer:
 
     @property
     def url(self) -> str:
-        """The URL of the same database by way of the pooler."""
+        """The URL of the same database through the pooler."""
         return f"postgresql://postgres:@{LOOPBACK}:{self._port}{self._behind.path}"
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class PgBouncer:
             f"pool_mode = {self._mode}\n"
         )
         command: list[str | Path] = [_SERVER]
-        if os.getuid() == 0:  # which it refuses to stay; the server's socket is for its own user
+        if os.getuid() == 0:  # it refuses to run as root; the server's socket is only for its user
             owner = os.stat(directory).st_uid
             command += ["--user", pwd.getpwuid(owner).pw_name]
             os.chown(self._folder, owner, -1)
@@ -53,7 +53,7 @@ class PgBouncer:
         wait_until(self._listens, what="PgBouncer")
 
     def end(self) -> None:
-        """End it. Does nothing when it does not run."""
+        """End it. Does nothing if it is not running."""
         if self._process is not None:
             self._process.kill()
 

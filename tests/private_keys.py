@@ -1,4 +1,4 @@
-"""Private keys, their certificates, and the file that Google gives with one."""
+"""Private keys, their certificates, and the key file of a Google service account."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.token_endpoint import ACCOUNT
 
 @functools.cache
 def key(name: str = "app", bits: int = 2048) -> rsa.RSAPrivateKey:
-    """The key of that name; made once, as it takes a while."""
+    """Return the key of that name. It is created once, because that is slow."""
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
 def pem(private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, passphrase: str = "") -> str:
-    """As openssl writes it."""
+    """Return the key in openssl's PEM format."""
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase:
         encryption = BestAvailableEncryption(passphrase.encode())
@@ -37,7 +37,7 @@ def pem(private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, passphrase: 
 
 
 def certificate(private: rsa.RSAPrivateKey, *, days: float = 90) -> x509.Certificate:
-    """One that ends in so many days."""
+    """Return a certificate that expires in ``days`` days."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mailer")])
     now = timezone.now()
     return (
@@ -50,12 +50,12 @@ def certificate(private: rsa.RSAPrivateKey, *, days: float = 90) -> x509.Certifi
 
 
 def pem_of(one: x509.Certificate) -> str:
-    """The certificate in PEM format."""
+    """Return the certificate in PEM format."""
     return one.public_bytes(Encoding.PEM).decode()
 
 
 def service_account(private: rsa.RSAPrivateKey, endpoint: str) -> str:
-    """The JSON file of a service account's key."""
+    """Return the JSON file of a service account's key."""
     return json.dumps(
         {
             "type": "service_account",

@@ -1,7 +1,7 @@
-"""What providers document that they say to a mail that is submitted, and what is made of it here.
+"""The documented replies of providers to a submitted mail, and their effect here.
 
-The rows are in ``provider_replies.csv``; ``python -m tests.provider_replies`` writes docs/replies.md, which shows the
-same. A reply whose page was not read is not among them; nor are words that only a client or a web page shows.
+The rows are in ``provider_replies.csv``. ``python -m tests.provider_replies`` writes the same rows to docs/replies.md.
+The table has no reply whose page was not read, and no words that only a client or a web page shows.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from email_integration.smtp import Phase
 TABLE = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "replies.md"
 
-#: How it ends: all mail of the account waits and the circuit breaker opens, this mail alone waits, or it fails.
+#: Effect of a reply: all mail of the account waits and the circuit breaker opens, only this mail waits, or it fails.
 ACCOUNT, WAITS, FAILS = "all mail waits", "this mail waits", "fails"
 
 _MICROSOFT = "https://github.com/MicrosoftDocs/SupportArticles-docs/blob/main/Exchange/ExchangeOnline"
 _LEARN = "https://learn.microsoft.com/en-us/exchange"
 _COPIES = "https://github.com/azumakuniyuki/feb-2024-no-auth-no-entry/blob/main"
 
-#: The pages, by what they are called here. G1, G2 and H1 are dated copies of Google's and Yahoo's.
+#: The pages by their short names. G1, G2 and H1 are dated copies of Google's and Yahoo's pages.
 PAGES = {
     "M1": f"{_MICROSOFT}/email-delivery/ndr/non-delivery-reports-in-exchange-online.md",
     "M2": f"{_LEARN}/troubleshoot/send-emails/smtp-submission-improvements",
@@ -62,7 +62,7 @@ PAGES = {
 
 @dataclass(frozen=True)
 class Documented:
-    """A reply as the page has it, where it is said, and what is made of it."""
+    """A documented reply: its text as on the page, the phase in which it is sent, and its effect."""
 
     provider: str
     phase: Phase
@@ -73,7 +73,7 @@ class Documented:
 
     @property
     def wire(self) -> str:
-        """The reply with a code: where the page gives the enhanced code alone, or only words, the usual one."""
+        """Return the reply with a code: the usual code if the page has only the enhanced code, or only words."""
         if self.reply[:3].isdigit():
             return self.reply
         return f"{self.reply[0] if self.reply[0] in '45' else '5'}50 {self.reply}"
@@ -87,7 +87,7 @@ def _read() -> list[Documented]:
         ]
 
 
-#: In the order of the table: each provider's are together.
+#: The replies in the order of the table, in which those of each provider are together.
 REPLIES = _read()
 
 _WHERE = {
@@ -103,31 +103,32 @@ _WHERE = {
 _HEAD = """\
 # Replies of providers
 
-What a mail server says, and what follows from it here. The replies are those that providers document
-on pages of their own, with the page beside each; where a page gives the enhanced code alone, or only
-words, the code in front is the usual one. Mailgun, Postmark, Brevo and mail.ru have no such page that
-could be read: what is known of their replies is in `outcomes/providers.py`. Google's and Yahoo's lists
-were read in dated copies.
+This page lists replies of mail servers and their effect here. The replies are those that providers
+document on their own pages, and each has a link to its page. If a page has only the enhanced
+code, or only words, the code in front is the usual one. Mailgun, Postmark, Brevo and mail.ru have
+no such page that could be read: `outcomes/providers.py` has the known replies of these providers.
+Google's and Yahoo's lists were read in dated copies.
 
-- **all mail waits**: the server refuses the account or this machine. No mail fails; the
+- **all mail waits**: the server refuses the account or this machine. No mail fails. The
   [circuit breaker](reliability.md#a-relay-at-fault) opens, and one mail at a time tries again.
-- **this mail waits**: it is tried again, later each time, until it expires. When the sender is the
-  configuration's own, `sender_not_allowed` makes all mail wait, with the cause `config_sender`.
-- **fails**: it is not tried again; said of a recipient, that one alone has failed.
+- **this mail waits**: the mail is tried again, later each time, until it expires. If the sender is
+  the configuration's own, `sender_not_allowed` makes all mail wait, with the cause `config_sender`.
+- **fails**: the mail is not tried again. If the reply concerns one recipient, only that recipient
+  fails.
 
 The cause is the value that is stored with each attempt, as in
 [the metrics](monitoring.md#what-a-worker-counts-its-own-port).
 
-This page is written by `python -m tests.provider_replies`.
+`python -m tests.provider_replies` writes this page.
 """
 
 
 def page() -> str:
-    """Return docs/replies.md."""
+    """Return the text of docs/replies.md."""
     parts = [_HEAD]
     for provider in dict.fromkeys(row.provider for row in REPLIES):
         rows = [row for row in REPLIES if row.provider == provider]
-        parts.append(f"## {provider}\n\n| reply | to | cause | what follows | page |\n| --- | --- | --- | --- | --- |")
+        parts.append(f"## {provider}\n\n| reply | to | cause | effect | page |\n| --- | --- | --- | --- | --- |")
         parts.extend(
             f"| `{row.reply}` | {_WHERE[row.phase]} | `{row.cause}` | {row.ends} | "
             f"{', '.join(f'[{name}]' for name in row.pages.split())} |"

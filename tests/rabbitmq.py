@@ -1,4 +1,4 @@
-"""A RabbitMQ server of the tests' own, from Debian's package, with the ways in which a broker can fail."""
+"""A RabbitMQ server for the tests, from Debian's package, with the failures of a broker."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from django.conf import settings
 
 from config.local.processes import LOOPBACK, Process, free_port, wait_until
 
-#: Where Debian has the server itself; what is on the PATH runs it as a user and with files of the whole machine.
+#: Debian's path of the server itself. The script on the PATH uses a system user and the files of the whole machine.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
 class RabbitMQ:
-    """A server on loopback that keeps all it has in ``folder``, as root or not. Started again, it stays on its port."""
+    """A server on loopback that keeps all its files in ``folder``, as root or not. A restart keeps its port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class RabbitMQ:
         return f"{LOOPBACK}:{self._port}"
 
     def start(self) -> None:
-        """Start, and wait until it answers. Does nothing when it runs."""
+        """Start, and wait until it answers. Does nothing if it is running."""
         if self._process is not None and self._process.is_running:
             return
         if not _SERVER.exists():
@@ -61,13 +61,13 @@ class RabbitMQ:
             "RABBITMQ_PID_FILE": str(self._folder / "pid"),
         }
         if self._epmd is None:
-            # Erlang's register of names. The server would start one that outlives it.
+            # Erlang's name server. RabbitMQ would start one that outlives it.
             self._epmd = Process("epmd", ["epmd"], log=self._folder / "epmd.log", env=environment)
         self._process = Process("rabbitmq", [_SERVER], log=self._folder / "rabbitmq.log", env=environment)
         wait_until(self._answers, what=f"RabbitMQ on port {self._port}")
 
     def stop(self) -> None:
-        """End politely: connections are closed, what it held is forgotten with them."""
+        """Stop in an orderly way: close all connections, lose all messages."""
         if self._process is not None and self._process.is_running:
             self.thaw()
             self.flush()
@@ -79,31 +79,34 @@ class RabbitMQ:
             self._process.kill()
 
     def end(self) -> None:
-        """End it and what it needs."""
+        """End it and its helper process."""
         for process in (self._process, self._epmd):
             if process is not None:
                 process.kill()
 
     def freeze(self) -> None:
-        """Stop answering with every connection left open, as a half-open network does."""
+        """Stop answering while all connections stay open, as a half-open network does."""
         if self._process is not None:
             self._process.send_signal_to_group(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on after ``freeze()``."""
+        """Continue after ``freeze()``."""
         if self._process is not None:
             self._process.send_signal_to_group(signal.SIGCONT)
 
     def flush(self) -> None:
-        """Forget what waits in the queues of ours."""
+        """Delete the messages in our queues."""
         with self._connection() as connection:
             for queue in settings.CELERY_TASK_QUEUES:
-                # One that nobody has declared closes the channel.
+                # A queue that was never declared closes the channel.
                 with contextlib.suppress(NotFound):
                     connection.channel().queue_purge(queue.name)
 
     def waiting(self, queue: str) -> list[tuple[dict[str, Any], bytes | str]]:
-        """The headers and bodies of what waits in a queue, oldest first. They are back as the connection ends."""
+        """Return the headers and bodies of the messages in a queue, oldest first.
+
+        They return to it when the connection ends.
+        """
         with self._connection() as connection, contextlib.suppress(NotFound):
             channel = connection.channel()
             waiting = iter(lambda: channel.basic_get(queue), None)

@@ -20,22 +20,22 @@ from tests.scripted import ScriptedServer
 
 
 def relay_to(server: SMTPServer | ScriptedServer | PeculiarServer, **changes: Any) -> Relay:
-    """The relay that fits the server, with short timeouts."""
+    """Return a relay for the server, with short timeouts."""
     return Relay(
         **{"name": "test", "from_email": "noreply@example.com", "timeout": 5.0, **_settings(server), **changes}
     )
 
 
 def config_for(server: SMTPServer | ScriptedServer | PeculiarServer, **changes: Any) -> SMTPConfig:
-    """An active configuration, saved, that fits the server."""
+    """Return an active configuration for the server, which is saved."""
     settings = {"name": "Primary Mail Server", "from_email": "Hanna <noreply@example.com>", "is_active": True}
     return SMTPConfig.objects.create(**{**settings, "timeout": 5, **_settings(server), **changes})
 
 
 def patient_but(monkeypatch: pytest.MonkeyPatch, *verbs: str) -> None:
-    """Let the relay's timeout count at these verbs alone, at which the server is silent.
+    """Apply the relay's timeout only at these verbs, at which the server is silent.
 
-    So it can be short, and a busy machine has its time at all others.
+    So the timeout can be short, while a busy machine has enough time at all other verbs.
     """
     silent = {phase for verb in verbs for phase in _PHASES.get(verb) or [Phase[verb]]}
 
@@ -46,22 +46,24 @@ def patient_but(monkeypatch: pytest.MonkeyPatch, *verbs: str) -> None:
 
 
 def wait_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each retry wait for as long as it may, which is a matter of chance."""
+    """Make each retry wait for the longest time of its random range."""
     monkeypatch.setattr(recording, "chance", lambda: 1.0)
 
 
 @contextlib.contextmanager
 def soon(seconds: float = 20) -> Iterator[None]:
-    """Fail when this takes longer: for what ends by a timeout of a second at most, and would wait for minutes, or for
-    ever, without. Nothing but the clock can tell, so the limit is far above what a busy machine needs.
+    """Fail if the block takes more than ``seconds``.
+
+    For code that ends by a timeout of at most a second, and would wait for minutes or forever without it. Only the
+    clock can show this, so the limit is far above the time that a busy machine needs.
     """
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
 
 
-#: The phases whose time runs while a server is silent at a verb, where they are not called like it: the clock for what
-#: comes next begins in the phase before.
+#: The phases whose clock runs while a server is silent at a verb, if they have another name than the verb: the clock of
+#: the next step begins in the phase before.
 _GROUP = [Phase.MAIL, Phase.RCPT, Phase.DATA]
 _PHASES = {
     "CONNECT": [Phase.CONNECT, Phase.GREETING],

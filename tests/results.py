@@ -1,4 +1,4 @@
-"""Celery's results, kept in another backend than the settings name."""
+"""Celery's results in another backend than the settings name."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from celery import current_app
 
 from config.local.valkey import Valkey
 
-#: The database of Valkey in which results are kept.
+#: The database of Valkey that stores results.
 RESULTS = 1
 
 
 @contextlib.contextmanager
 def results_kept_in(url: str) -> Iterator[None]:
-    """Have this process keep results in the backend of this URL."""
+    """Store this process's results in the backend of this URL while the block runs."""
     before = current_app.conf.result_backend
     _keep_results_in(url)
     try:
         yield
     finally:
         if hasattr(current_app.backend, "client"):
-            # A result that is collected later would connect again to say so.
+            # A result that is collected later would connect again to unsubscribe.
             current_app.backend.result_consumer.stop()
             current_app.backend.result_consumer.subscribed_to.clear()
             current_app.backend.client.connection_pool.disconnect()
@@ -30,7 +30,7 @@ def results_kept_in(url: str) -> Iterator[None]:
 
 
 def url_of_results(valkey: Valkey) -> str:
-    """The URL of a result backend beside the broker and the cache."""
+    """Return the URL of a result backend beside the broker and the cache."""
     return f"{valkey.url.rpartition('/')[0]}/{RESULTS}"
 
 

@@ -1,4 +1,4 @@
-"""An SMTP server that says what a test tells it to, line by line: for what no decent server does."""
+"""An SMTP server that follows a test's script line by line, for behaviour that no correct server shows."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Conversation:
         self.heard = heard
 
     def secure(self, context: ssl.SSLContext) -> None:
-        """Put TLS over the connection, after the 220 to STARTTLS."""
+        """Start TLS on the connection, after the 220 to STARTTLS."""
         self.file.close()
         self.connection = context.wrap_socket(self.connection, server_side=True)
         self.file = self.connection.makefile("rb")
 
     def say(self, *lines: str) -> None:
-        """Send the lines, in one go."""
+        """Send the lines, all at once."""
         self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
 
     def hear(self) -> bytes:
-        """Give the next line, without its end; empty when there is none any more."""
+        """Return the next line, without its end, or b'' at the end of the connection."""
         line = self.file.readline().rstrip(b"\r\n")
         self.heard.append(line)
         return line
 
     def hear_until(self, verb: str) -> list[bytes]:
-        """Give the lines up to the one that begins with the verb, or those that come."""
+        """Return the lines up to the one that begins with the verb, or up to the end of the connection."""
         lines = []
         while line := self.hear():
             lines.append(line)
@@ -46,7 +46,7 @@ class Conversation:
         return lines
 
     def hear_content(self) -> bytes:
-        """Give what comes up to the final dot, as it came, or up to the end of the connection."""
+        """Return the unchanged content up to the final dot, or up to the end of the connection."""
         content = b""
         while (line := self.file.readline()) not in (b".\r\n", b""):
             content += line
@@ -54,15 +54,15 @@ class Conversation:
         return content
 
     def answer(self, **replies: str | list[str]) -> None:
-        """Say hello, and answer each verb by ``replies``, or as usual, until the client hangs up.
+        """Greet, and answer each verb from ``replies``, or as usual, until the client closes the connection.
 
-        A list has one reply for each time the verb comes; the last one stays.
+        A list has one reply for each occurrence of the verb. Its last reply is repeated.
         """
         self.say(str(replies.get("CONNECT", "220 localhost")))
         self.go_on(**replies)
 
     def go_on(self, **replies: str | list[str]) -> None:
-        """What ``answer`` does after the greeting."""
+        """Do the same as ``answer`` after the greeting."""
         usual = {"EHLO": "250 localhost", "DATA": "354 go on", "QUIT": "221 bye"}
         while line := self.hear():
             verb = line.split()[0].decode().upper()
@@ -78,7 +78,7 @@ class Conversation:
 
 
 class ScriptedServer:
-    """Listens on loopback, in a thread; each connection is one call of ``script``, under TLS if there is a context."""
+    """Listens on loopback, in a thread. Each connection is one call of ``script``, under TLS if there is a context."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class ScriptedServer:
     ) -> None:
         self._script = script
         self._tls_context = tls_context
-        #: The lines that came, over all connections.
+        #: The received lines of all connections.
         self.heard: list[bytes] = []
         self.connections = 0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -108,7 +108,7 @@ class ScriptedServer:
             try:
                 self._talk(connection)
             except OSError:
-                pass  # the client has gone
+                pass  # the client has closed the connection
 
     def _talk(self, connection: socket.socket) -> None:
         if self._tls_context is not None:
@@ -133,6 +133,6 @@ class ScriptedServer:
             try:
                 one.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # closed already
+                pass  # already closed
             one.close()
         self._thread.join(PATIENCE)

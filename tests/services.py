@@ -1,8 +1,8 @@
 """The services of a test run: one Valkey, one database, one certificate authority.
 
-Which database is said by TEST_DATABASE: ``sqlite``, the default, ``postgresql`` or ``mariadb``. Valkey is the cache,
-and the broker too unless TEST_BROKER is ``rabbitmq``. A service that cannot be started skips the tests that need it,
-and fails the run where CI is set.
+TEST_DATABASE selects the database: ``sqlite``, the default, ``postgresql`` or ``mariadb``. Valkey is the cache, and the
+broker too unless TEST_BROKER is ``rabbitmq``. If a service cannot be started, the tests that need it are skipped, or
+the run fails if CI is set.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 DATABASES = ("sqlite", "postgresql", "mariadb")
 BROKERS = ("valkey", "rabbitmq")
 
-#: Bytes that a million rows and the largest contents need several times.
+#: Bytes: several times the space that a million rows and the largest contents need.
 _ROOM = 4 * 1024**3
 
 folder: Path
@@ -42,14 +42,14 @@ valkey: Valkey
 broker: Valkey | RabbitMQ
 database: str
 
-#: The services that could not be started, and why.
+#: The services that could not be started, and the reasons.
 missing: dict[str, str] = {}
 
 
 def only_hands_out_tests() -> bool:
-    """Return whether this is the process of pytest-xdist that others get their tests from.
+    """Return whether this is the controller process of pytest-xdist, which runs no tests.
 
-    It is read off the command line, because pytest has not told its options yet when Django reads its settings.
+    It reads the command line, because pytest has not parsed its options yet when Django reads its settings.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-n", "--numprocesses", default="0")
@@ -58,7 +58,7 @@ def only_hands_out_tests() -> bool:
 
 
 def start() -> None:
-    """Start what the tests need and name it in the environment, for the settings and for child processes."""
+    """Start the services of the tests and name them in the environment, for the settings and for child processes."""
     global folder, certificates, valkey, broker, database
     database = os.environ.get("TEST_DATABASE") or "sqlite"
     if database not in DATABASES:
@@ -66,7 +66,7 @@ def start() -> None:
     kind = os.environ.get("TEST_BROKER") or "valkey"
     if kind not in BROKERS:
         raise pytest.UsageError(f"TEST_BROKER must be one of {', '.join(BROKERS)}, not {kind!r}")
-    # A polite end takes the servers along: SIGTERM counts as Ctrl-C, and both come to atexit.
+    # A normal end stops the servers: SIGTERM is handled like Ctrl-C, and both run atexit.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = temporary_folder(_memory())
     for name in list(os.environ):
@@ -104,13 +104,13 @@ def start() -> None:
 
 
 def need(name: str) -> None:
-    """Skip the test when this service could not be started."""
+    """Skip the test if this service could not be started."""
     if name in missing:
         pytest.skip(f"{name}: {missing[name]}")
 
 
 def need_broker() -> None:
-    """Skip the test when the broker or the cache could not be started; else empty both."""
+    """Skip the test if the broker or the cache could not be started; otherwise empty both."""
     for name in BROKERS:
         need(name)
     valkey.flush()
@@ -118,10 +118,10 @@ def need_broker() -> None:
 
 
 def _memory() -> Path | None:
-    """Return where a folder is kept in memory, if there is room.
+    """Return a folder in memory, if there is one with enough space.
 
-    SQLite waits for the disk at each commit, which is a third of a test's time. These data need not outlive a power
-    failure, and for PostgreSQL and MariaDB it is turned off.
+    SQLite waits for the disk at each commit, which is a third of a test's time. These data need not survive a power
+    failure. For PostgreSQL and MariaDB this wait is turned off.
     """
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
@@ -129,7 +129,7 @@ def _memory() -> Path | None:
 
 
 def temporary_folder(parent: Path | None = None) -> Path:
-    """Make a folder, in ``parent`` if given, that is gone when this process ends."""
+    """Create a folder, in ``parent`` if given, that is removed when this process ends."""
     made = Path(tempfile.mkdtemp(prefix="mail-dispatch-tests-", dir=parent))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made

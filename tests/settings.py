@@ -1,6 +1,6 @@
-"""``config.settings`` with nothing taken from this machine: for the tests and for mypy's Django plugin.
+"""``config.settings`` without the settings of this machine: for the tests and for mypy's Django plugin.
 
-What a test sets in the environment before Django is set up still wins.
+Variables that a test sets before Django's setup still take precedence.
 """
 
 import os
@@ -12,9 +12,10 @@ os.environ.setdefault("SECRET_KEY", "only for tests")
 os.environ.setdefault("SMTP_PASSWORD_KEYS", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 os.environ.setdefault("VAR_DIR", os.path.join(tempfile.gettempdir(), f"celery-mail-dispatch-tests-{os.getuid()}"))
 
-from tests.base_settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - all settings are needed
 
-# Whoever has asked the workers waits at the end for the broker's last empty answer: by kombu's default, a second.
+# A process that has asked the workers waits at the end for the broker's last empty answer: by kombu's default, a
+# second.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     **CELERY_BROKER_TRANSPORT_OPTIONS,  # noqa: F405
     "polling_interval": 0.05,

@@ -1,6 +1,6 @@
-"""A network of its own that falls silent: no reply comes any more, and nothing says so.
+"""A separate network that falls silent: no more replies, and no errors.
 
-A program that stops forwarding is not that: the kernel below it goes on acknowledging what it is sent.
+To stop a forwarding program is not the same: the kernel below it continues to acknowledge data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from config.local.processes import PATIENCE, Process
 
-#: Passes on what comes in at any address of the network to a Unix socket, and back.
+#: Forwards connections to any address of the network to a Unix socket, and back.
 _FORWARD = """
 import asyncio, sys
 async def copy(reader, writer):
@@ -32,9 +32,9 @@ asyncio.run(main())
 
 
 class SilentNetwork:
-    """Two addresses, ``first`` and ``second``, behind which a Unix socket is reached at ``port`` until they are silent.
+    """Two addresses, ``first`` and ``second``. Each reaches a Unix socket at ``port`` until it is silenced.
 
-    It is a network namespace and a pair of interfaces, which takes root and CAP_NET_ADMIN.
+    It is a network namespace and a pair of interfaces, which needs root and CAP_NET_ADMIN.
     """
 
     port = 5432
@@ -50,10 +50,10 @@ class SilentNetwork:
         self._forwarder: Process | None = None
 
     def start(self) -> None:
-        """Make it, and wait until it forwards."""
+        """Create it, and wait until it forwards."""
         if os.geteuid() != 0 or shutil.which("ip") is None:
             raise RuntimeError("needs root, and 'ip' of iproute2")
-        self._remove()  # what a process with our number has left, if it was killed
+        self._remove()  # a killed process with the same number may have left it
         outside, inside = self._outside, f"{self._name}i"[-15:]
         _ip("netns", "add", self._name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
@@ -68,11 +68,11 @@ class SilentNetwork:
         self._forwarder.wait_for_log("listening")
 
     def silence(self, address: str) -> None:
-        """Have no packet leave from ``address`` any more, not even to acknowledge or to refuse what it is sent."""
+        """Drop all packets from ``address``, even acknowledgements and resets."""
         self._within("rule", "add", "from", address, "type", "blackhole")
 
     def stop(self) -> None:
-        """End it, as far as it was made."""
+        """Remove it, even if it was only partly created."""
         if self._forwarder is not None:
             self._forwarder.kill()
         self._remove()

@@ -14,32 +14,32 @@ import pytest
 from config.local.processes import PATIENCE, Process, Processes
 from config.local.workers import start_beat, start_worker
 
-#: Set on a test that has failed, for fixtures that then show what they know.
+#: Set on a failed test, for fixtures that then print their logs.
 FAILED = pytest.StashKey[bool]()
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Times short enough for a test to wait for, in the environment's spelling.
+#: Times short enough for a test, as environment variables.
 FAST: dict[str, float] = {
     "SWEEP_INTERVAL": 0.5,
     "RETRY_FIRST": 0.2,
     "RETRY_MAX": 2.0,
     "BREAKER_PROBE_FIRST": 0.2,
     "BREAKER_PROBE_MAX": 2.0,
-    # Longer than a busy machine needs: a reply that is given up too soon is another doubt than the test's.
+    # Longer than a busy machine needs: a timeout of a reply would create a doubt that the test does not mean.
     "REPLY_TIMEOUT": 10.0,
     "LEASE": 15.0,
 }
 
-#: Of workers: RabbitMQ has no two of one name at a time.
+#: The numbers of workers: RabbitMQ does not allow two of the same name at the same time.
 _numbers = itertools.count(1)
 
-#: For a queue that takes its time on a busy machine: no reply is given up.
+#: For a queue that is slow on a busy machine: no reply times out.
 PATIENT = {"REPLY_TIMEOUT": "20", "LEASE": "30"}
 
 
 class Stack:
-    """A worker and, if wanted, beat. ``worker`` is the one started last."""
+    """A worker and optionally beat. ``worker`` is the one started last."""
 
     worker: Process
     beat: Process | None = None
@@ -53,7 +53,7 @@ class Stack:
         pool: str = "prefork",
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe a stack that logs to ``folder``; ``env`` is added to its processes' environment.
+        """Describe a stack that logs to ``folder``. ``env`` is added to its processes' environment.
 
         Its workers serve ``queues``, by default all.
         """
@@ -62,7 +62,7 @@ class Stack:
         self.concurrency = concurrency
         self.pool = pool
         fast = {name: str(value) for name, value in FAST.items()}
-        # Not tests.settings: that would be the test's own process once more.
+        # Not tests.settings, which would start the test run's services again.
         settings = {"DJANGO_SETTINGS_MODULE": "tests.base_settings", "JOURNAL_DIR": str(folder / "journals")}
         self.env = {**fast, **settings, **(env or {})}
         self.processes = Processes(folder, env=self.env, cwd=ROOT)
@@ -88,12 +88,12 @@ class Stack:
         self.worker.kill()
 
     def restart_worker(self) -> Process:
-        """End the worker politely and start another."""
+        """Terminate the worker in an orderly way and start another."""
         self.worker.end()
         return self.start_worker()
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ``manage.py`` with these arguments in the stack's environment; with ``check``, raise when it fails."""
+        """Run ``manage.py`` with these arguments in the stack's environment. With ``check``, raise if it fails."""
         result = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
@@ -108,11 +108,11 @@ class Stack:
         return result
 
     def logs(self) -> str:
-        """Give what all the processes have written so far."""
+        """Return the output of all processes so far."""
         return "".join(
             f"--- {log.name}\n{log.read_text(errors='replace')}" for log in sorted(self.folder.glob("*.log"))
         )
 
     def end(self) -> None:
-        """End everything."""
+        """End all processes."""
         self.processes.end(seconds=5)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the tests need. Changes a machine only where that is expected: as root, with CI set.
+# Installs the Debian packages that the tests need, but only as root with CI set, so that it changes no other machine.
 set -euo pipefail
 
 [[ -n "${CI:-}" && "$(id -u)" == 0 ]] || exit 0
@@ -12,7 +12,7 @@ done
 if ((${#missing[@]})); then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # No package starts a service: the tests start what they need themselves, and end it.
+    # Prevent packages from starting services: the tests start and end the services that they use.
     policy=/usr/sbin/policy-rc.d
     if [[ ! -e "$policy" ]]; then
         trap 'rm -f "$policy"' EXIT

@@ -1,4 +1,4 @@
-"""The tables that tests print: each test gives a row, and the end of the run shows them together."""
+"""The tables that tests print. Each test gives a row, and the end of the run shows them together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 #: The property of a test's report that holds its row: its place, its name and its numbers.
 TABLE = "row of servers-scripted"
-#: The same of a real server: its name, the case's place and name, and the numbers; or none and why in the name.
+#: For a real server: its name, the case's place and name, and the numbers. Without numbers the name has the reason.
 SERVERS = "row of servers"
-#: The same of an attack: the number of its way, what that is called, and the attack.
+#: For an attack: the number of its way, the name of the way, and the attack.
 ATTACKS = "row of attacks"
-#: The same of a host project: the number of its item, what it is, and what came of it.
+#: For a host project: the number of its item, its description, and the result.
 GUESTS = "row of guests"
-#: Characters of an attack's name that are shown.
+#: Longest shown name of an attack, in characters.
 _LONGEST = 80
 
 _COLUMNS = ("submitted", "arrived", "twice", "failed", "refused attempts")
 
 
 def lines(reports: Iterable[Any]) -> list[str]:
-    """The tables of the rows in these reports; empty where there are none."""
+    """Return the tables of the rows in these reports, or an empty list."""
     given = [pair for report in reports for pair in getattr(report, "user_properties", ())]
     scripted, real = (sorted({tuple(value) for name, value in given if name == kind}) for kind in (TABLE, SERVERS))
     return [
@@ -44,7 +44,7 @@ def _line(name: str, numbers: Sequence[Any], columns: Sequence[str]) -> str:
 
 
 def attacks(reports: Iterable[Any]) -> list[str]:
-    """The table of the attacks in these reports, with what came of each; empty where there are none."""
+    """Return the table of the attacks in these reports with their results, or an empty list."""
     rows = sorted(
         [*value[:2], value[2][:_LONGEST], "repelled" if report.passed else "GOT THROUGH"]
         for report in reports
@@ -60,7 +60,7 @@ def attacks(reports: Iterable[Any]) -> list[str]:
 
 
 def guests(reports: Iterable[Any]) -> list[str]:
-    """The table of the host projects in these reports, with what came of each; empty where there are none."""
+    """Return the table of the host projects in these reports with their results, or an empty list."""
     rows = sorted(
         (*value[:2], value[2] if report.passed else "not run" if report.skipped else "BROKEN")
         for report in reports
@@ -68,5 +68,5 @@ def guests(reports: Iterable[Any]) -> list[str]:
         if name == GUESTS
     )
     width = max((len(host) for _, host, _ in rows), default=0)
-    head = [f"item  {'host project'.ljust(width)}  what came of it"]
+    head = [f"item  {'host project'.ljust(width)}  result"]
     return [*(head if rows else ()), *(f"{item:>4}  {host.ljust(width)}  {outcome}" for item, host, outcome in rows)]

@@ -1,4 +1,4 @@
-"""A token endpoint of OAuth 2.0 (RFC 6749) that is real, and fails as it is told to."""
+"""A real token endpoint of OAuth 2.0 (RFC 6749) that can be told to fail."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ __all__ = ["ACCOUNT", "CLIENT", "REFRESH", "SCOPE", "SECRET", "Response", "Token
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, *args: object) -> None:
-        """Nothing: tests read what is printed."""
+        """Print nothing, because tests read the output."""
 
 
 class TokenEndpoint(Server):
-    """Gives tokens to ``CLIENT``, for as long as ``seconds`` says; ``requests`` are the forms that came.
+    """Issues tokens to ``CLIENT`` that last ``seconds``. ``requests`` are the received forms.
 
-    ``instead`` answers in its place while it is not None; ``rotates`` puts another refresh token in the place of each
-    that is used, and takes all back when one is shown that was replaced, which ``reused`` names. ``is_good`` is for the
-    mail server. ``authorization`` asks the owner of the mailbox; with ``gives_refresh`` False what comes of it is no
-    refresh token.
+    While ``instead`` is not None, it answers instead. With ``rotates`` each use of a refresh token replaces it; if a
+    replaced token is used again, all tokens are revoked, and ``reused`` names it. ``is_good`` is for the mail server.
+    ``authorization`` asks the owner of the mailbox. With ``gives_refresh`` False the consent yields no refresh token.
 
-    With a ``certificate`` it knows ``CLIENT`` by that alone, by ``public_key`` the service account ``ACCOUNT``, which
-    may ask for ``mailbox``; its clock is ``ahead`` of ours by so many seconds.
+    With a ``certificate``, only this authenticates ``CLIENT``. With a ``public_key``, the endpoint knows the service
+    account ``ACCOUNT``, which may access ``mailbox``. Its clock is ``ahead`` seconds ahead of ours.
     """
 
     def __init__(self, certificates: Certificates | None = None, *, seconds: float = 3600.0) -> None:
@@ -55,7 +54,7 @@ class TokenEndpoint(Server):
 
     @property
     def authorization_url(self) -> str:
-        """Of another site than the token endpoint's, as browsers see it."""
+        """The authorization endpoint's URL, which browsers see as another site than the token endpoint's."""
         return f"{self._scheme}://127.0.0.1:{self._server.server_port}/authorize"
 
     def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
@@ -86,7 +85,7 @@ class TokenEndpoint(Server):
 
 
 class _Threaded(WSGIServer):
-    """One that hangs does not hold up the others."""
+    """A server with a thread for each request, so that one that hangs does not delay the others."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         threading.Thread(target=self._serve, args=(request, client_address), daemon=True).start()
@@ -95,16 +94,16 @@ class _Threaded(WSGIServer):
         try:
             self.finish_request(request, client_address)
         except OSError:
-            pass  # the client has gone
+            pass  # the client has closed the connection
         finally:
             self.shutdown_request(request)
 
 
 def said(answer: object, status: int = 200) -> Response:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     return status, {"Content-Type": "application/json"}, json.dumps(answer).encode()
 
 
 def error(code: str, status: int = 400, words: str = f"AADSTS7000215: {SECRET} of {CLIENT} is wrong") -> Response:
-    """A refusal, with a sentence that gives away what it should not (RFC 6749 §5.2)."""
+    """Return an error whose description reveals secrets that must not be shown (RFC 6749 §5.2)."""
     return said({"error": code, "error_description": words}, status)

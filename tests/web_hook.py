@@ -1,4 +1,4 @@
-"""A web hook on this machine, for alerts to be sent to."""
+"""A web hook on this machine, for alerts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from config.local.processes import PATIENCE
 
 
 class Hook:
-    """A web hook: what it was sent, and how it answers."""
+    """A web hook that records its requests, with a response that can be set."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Who is compared: add a ``Contender`` here and a small project in the folder of its name.
+"""The compared contenders: add a ``Contender`` here, and a small project in a folder with its name.
 
-A project is ``settings`` and ``sending`` (``submit(number)`` and what else it can do: ``submit_together(numbers)``,
-``prepare()``, ``flush()``); for Celery the package has its ``app``. ``driver`` runs it in an environment of its own.
+A project has ``settings`` and ``sending`` (``submit(number)`` and optional functions: ``submit_together(numbers)``,
+``prepare()``, ``flush()``). For Celery the package has its ``app``. ``driver`` runs it in its own environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 class Contender:
     """One way of sending mail. ``env`` makes a variant of the project.
 
-    ``outcomes`` is the SQL that counts what is recorded of mails since ``{since}``; '' when nothing is.
+    ``outcomes`` is the SQL that counts the outcomes recorded since ``{since}``, or '' if none are recorded.
     """
 
     name: str
@@ -26,20 +26,20 @@ class Contender:
     works: Literal["celery", "command", "itself"] = "celery"
     env: Mapping[str, str] = field(default_factory=dict)
     outcomes: str = ""
-    #: Whether its tasks send nothing and leave a mark instead.
+    #: Whether its tasks write a mark instead of sending.
     marks: bool = False
     #: The Celery application, and the queues of its worker.
     app: str = ""
     queues: str = "celery"
     beat: bool = False
-    #: How many its worker has.
+    #: How many processes its worker has.
     processes: int = 2
 
 
-#: Over which this project sends at a time, as it comes: SESSIONS of each of two processes.
+#: How many sessions this project uses by default: SESSIONS of each of two processes.
 OUR_SESSIONS = 8
 
-#: The same where the server is far away.
+#: The number of sessions for a distant server.
 OUR_SESSIONS_FAR = 20
 
 OURS = Contender(
@@ -54,7 +54,7 @@ OURS = Contender(
     outcomes="SELECT count(*) FROM email_integration_delivery WHERE finished_at > {since}",
 )
 
-#: On as many sessions as its peers have, as they come.
+#: With the same number of sessions as its peers have by default.
 OURS_SINGLE = dataclasses.replace(
     OURS, name="ours_single", label="this project, SESSIONS=1", env={**OURS.env, "SESSIONS": "1"}
 )
@@ -76,7 +76,7 @@ def _celery(name: str, label: str, *, outcomes: str = "", marks: bool = False, *
 
 
 def _wide(contender: Contender) -> Contender:
-    """With as many processes as this project has sessions."""
+    """Return the contender with as many processes as this project has sessions."""
     return dataclasses.replace(
         contender,
         name=f"{contender.name}_wide",
@@ -95,7 +95,7 @@ TUNED = _celery(
 )
 NO_RESULTS = _celery("celery_no_results", "Celery + send_mail, no results")
 NO_RESULTS_WIDE = _wide(NO_RESULTS)
-#: As a project would write it, to whose server mail may come too fast: what is refused is tried again.
+#: As a project would write it if its server limits the rate: refused mail is retried.
 RETRYING = _celery("celery_retrying", "Celery + send_mail, autoretry_for, retry_backoff", BENCH_RETRIES="1")
 NOTHING = _celery("celery_nothing", "a Celery task that does nothing", marks=True, BENCH_TASK="nothing")
 NOTHING_RESULTS = _celery(
@@ -138,7 +138,7 @@ POST_OFFICE = Contender(
 
 
 def _post_office(threads: int, words: str) -> Contender:
-    """As it comes it has five threads in each of its processes, with a session each."""
+    """Return django-post-office; by default each of its processes has five threads, with one session each."""
     return dataclasses.replace(
         POST_OFFICE,
         name=f"post_office_{threads}",

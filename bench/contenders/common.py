@@ -1,4 +1,4 @@
-"""What the small projects have in common: the same services, the same mail."""
+"""The common part of the small projects: the same services, the same mail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATABASES = {
 CELERY_BROKER_URL = os.environ["BENCH_BROKER"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 if os.environ.get("BENCH_VISIBILITY"):
-    # So many seconds instead of an hour, after which what a lost worker had fetched goes to another one.
+    # Seconds, instead of an hour, after which the messages of a lost worker go to another worker.
     CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(os.environ["BENCH_VISIBILITY"])}
 if os.environ.get("BENCH_LATE"):
     CELERY_TASK_ACKS_LATE = CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -40,7 +40,7 @@ BODY = "A line of the text, as long as the lines of a mail are: 72 characters.\n
 
 
 def mail(number: int) -> dict:
-    """The arguments of a mail."""
+    """Return the arguments of a mail."""
     return {
         "subject": f"Mail {number}",
         "body": BODY,
@@ -50,5 +50,5 @@ def mail(number: int) -> dict:
 
 
 def message(number: int) -> EmailMessage:
-    """The same as a message."""
+    """Return the same mail as a message."""
     return EmailMessage(**mail(number))

@@ -1,6 +1,6 @@
-"""Runs in a contender's own environment and does what it is told, a line of JSON in, a line of JSON out.
+"""Run in a contender's own environment, and execute commands: each is a line of JSON, and so is its answer.
 
-``[name, arguments...]`` calls that function of the module ``PROJECT.sending``, or one of those here.
+``[name, arguments...]`` calls that function of the module ``PROJECT.sending``, or a function of this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-# What anybody prints must not get between the answers.
+# The output of print() must not be mixed with the answers.
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
@@ -29,7 +29,10 @@ def migrate() -> None:
 
 
 def submit(mails: int, together: int, way: str = "submit_together") -> dict[str, float]:
-    """Submit so many mails, one by one or so many at a time by that ``way``, and say what it took the caller."""
+    """Submit ``mails`` mails, ``together`` at a time by the function ``way``, and return the caller's cost.
+
+    With ``together`` 0, submit them one by one.
+    """
     wall, started, cpu = time.time(), time.monotonic(), time.process_time()
     if together:
         for first in range(0, mails, together):

@@ -1,4 +1,4 @@
-"""The pages of the login to the admin, with their texts, and the admin sites that use them."""
+"""The pages of the admin's login, their texts, and the admin sites that use them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How many logins have failed of late: counted in the shared cache, and by each process while that is out of reach.
+"""Count failed logins in the shared cache, or in each process while the cache cannot be reached.
 
-Time is cut into windows. Whoever has used up the attempts of one waits for the next, and whatever anybody does
-meanwhile makes that no later: nobody is kept out for longer than a window, and only from the address that failed.
+Time is divided into windows. A client that has used up the attempts of one window waits for the next. Further attempts
+do not extend the wait: a lockout lasts at most one window, and applies only to the address that failed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.http import HttpRequest
 
-#: Seconds.
+#: Length of a window, in seconds.
 WINDOW = 300
-#: Wrong passwords for one user name from one address, and from one address whatever the names.
+#: Wrong passwords per window: for one user name from one address, and from one address for all names.
 OF_NAME, OF_ADDRESS = 5, 50
 
-#: Characters of a name that are looked at: no user name is longer, and normalising makes each of them up to 18.
+#: Longest name that is normalised, in characters. No user name is longer. Normalising can yield 18 for each.
 _LONGEST = 254
 
-#: What a proxy may write instead of an address alone: with its port, quoted, in brackets.
+#: Forms that a proxy may write instead of a plain address: with a port, quoted, in brackets.
 _BRACKETED = re.compile(r'"?\[([^]]*)](?::\d{0,5})?"?')
 _WITH_PORT = re.compile(r'"?([^:]*):\d{0,5}"?')
 
-#: Where addresses of IPv4 lie in IPv6 for networks that have no other (RFC 6052 §2.1).
+#: IPv4 addresses embedded in IPv6, for IPv6-only networks (RFC 6052 §2.1).
 _TRANSLATED = ip_network("64:ff9b::/96")
 
-#: Instead of the shared cache. Whoever tries many names to have old counts thrown out is stopped by OF_ADDRESS before.
+#: Used without the shared cache. A client that tries many names to evict old counts reaches OF_ADDRESS first.
 _OF_THIS_PROCESS = LocMemCache("admin_auth", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
 
 
@@ -45,8 +45,8 @@ class LoginAttempt:
 
     Args:
         name: the user name, as it was typed.
-        address: where it came from, by ``address_of``.
-        account: whose name it is, by ``account_of``.
+        address: the client's address, from ``address_of``.
+        account: the id of the user, from ``account_of``.
     """
 
     name: str
@@ -54,26 +54,26 @@ class LoginAttempt:
     account: str = ""
 
     def begin(self) -> int:
-        """Count the attempt, before its password is looked at; give the seconds to wait, 0 when there is no need."""
+        """Count the attempt, before the password is checked, and return the seconds to wait, or 0."""
         now = time()
         window = int(now // WINDOW)
-        # Of an address with too many, no more names are counted.
+        # Once an address exceeds its limit, its further names are not counted.
         if _count(self._of_address(window)) > OF_ADDRESS or max(map(_count, self._of_names(window))) > OF_NAME:
             return math.ceil((window + 1) * WINDOW - now)
         return 0
 
     def succeed(self) -> None:
-        """Take the attempt back, for its password was right, and those for the same name with it."""
+        """Remove this attempt, because its password was right, and earlier attempts for the same name."""
         window = int(time() // WINDOW)
         for counts in (cache, _OF_THIS_PROCESS):
             try:
                 counts.delete_many(self._of_names(window))
                 counts.decr(self._of_address(window))
-            except Exception:  # noqa: S110 - out of reach, by whatever error its client has; or nothing was counted there
+            except Exception:  # noqa: S110 - the cache client raises its own errors, or the count is missing
                 pass
 
     def _of_names(self, window: int) -> list[str]:
-        """For what was typed, and for whom that names, however it is spelled."""
+        """Return the keys of the typed name, and of its account, which may have several spellings."""
         account = [_key(window, self.address, "account", self.account)] if self.account else []
         return [_key(window, self.address, _plain(self.name)), *account]
 
@@ -82,34 +82,34 @@ class LoginAttempt:
 
 
 def _plain(name: str) -> str:
-    """A name as the user model has it, in small letters: databases and back ends differ about the case."""
+    """Return the name as the user model normalises it, in lower case: databases and backends differ about case."""
     if len(name) > _LONGEST:
-        return name  # Django does not normalise it either, and lets no user in by it
+        return name  # Django does not normalise it either, and accepts no login with it
     normalized = get_user_model().normalize_username
     return str(normalized(normalized(name.strip()).casefold())).strip()
 
 
 def account_of(name: str) -> str:
-    """Whose name that is to the database, which may know spellings that are not known here; '' where it finds none."""
+    """Return the user's id by the database, which may accept other spellings; '' if there is no such user."""
     model = get_user_model()
-    if len(name) > _LONGEST or "\0" in name:  # PostgreSQL breaks off a transaction for it
+    if len(name) > _LONGEST or "\0" in name:  # PostgreSQL aborts the transaction for a NUL
         return ""
     try:
         found = model._default_manager.get_by_natural_key(model.normalize_username(name.strip()))
-    except Exception:  # there is none; or a user model of the project finds them in its own way, and has its own errors
+    except Exception:  # no such user; or a custom user model with its own lookup and errors
         return ""
     return str(found.pk)
 
 
 def _key(window: int, *parts: str) -> str:
-    """What somebody typed is of any length and nobody's business."""
+    """Return a hashed key: the typed name has any length and is private."""
     return f"admin_auth:{window}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
 def _count(key: str) -> int:
     try:
         return _counted(cache, key)
-    except Exception:  # each backend has errors of its own
+    except Exception:  # each backend has its own errors
         return _counted(_OF_THIS_PROCESS, key)
 
 
@@ -119,9 +119,9 @@ def _counted(counts: BaseCache, key: str) -> int:
 
 
 def address_of(request: HttpRequest) -> str:
-    """Where a request comes from: with BEHIND_TLS as the proxy says, which adds the last of X-Forwarded-For.
+    """Return the client's address; with BEHIND_TLS the last entry of X-Forwarded-For, which the proxy adds.
 
-    Of IPv6 the network, as a host with one address has them all; or the address of IPv4 that it stands for.
+    For IPv6 this is the network, because a host has all its addresses, or the embedded IPv4 address.
     """
     forwarded = request.headers.get("X-Forwarded-For", "") if settings.SECURE_PROXY_SSL_HEADER else ""
     address = _parsed(forwarded.rpartition(",")[2]) or _parsed(str(request.META.get("REMOTE_ADDR", "")))
@@ -135,7 +135,7 @@ def address_of(request: HttpRequest) -> str:
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """The address in what a proxy or a server says of one, with a port or without; None where there is none."""
+    """Return the address in ``text``, with or without a port, or None."""
     text = text.strip()
     found = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
     try:

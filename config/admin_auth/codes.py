@@ -1,4 +1,4 @@
-"""What a second factor is: a device that makes codes (TOTP, RFC 6238), and recovery codes that count once each."""
+"""The second factor: a device that generates codes (TOTP, RFC 6238), and recovery codes for one use each."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 RECOVERY_CODES = 10
 
-#: Wrong codes cost one second, two, four ...; whoever knows the password holds the others up for no more than the
-#: twelfth of these, half an hour, and may guess at fifty of a million codes a day.
+#: Wrong codes lock for one second, two, four and so on, up to the twelfth of these, half an hour. An attacker who knows
+#: the password can lock the user out for no longer, and can guess fifty of a million codes a day.
 _SLOWEST = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What came of a code.
+    """The result of checking a code.
 
     Args:
-        device: what it is of; None for a wrong one.
-        wait: seconds after which a code is looked at again, if this one was not looked at.
-        recovery_codes: the new ones, after a device was set up.
+        device: the device or recovery set that the code belongs to; None for a wrong code.
+        wait: seconds until the next code is checked, if this one was not checked.
+        recovery_codes: the new recovery codes, after a device was set up.
     """
 
     device: Any = None
@@ -41,7 +41,7 @@ class Verification:
 
 
 def check(user: AbstractBaseUser, code: str) -> Verification:
-    """Look at a code, of the device or for recovery. It is used up if it is right."""
+    """Check a code of the device or a recovery code. A correct code cannot be used again."""
     code = _plain(code)
     # Recovery codes have eight letters and digits.
     kind = TOTPDevice if code.isdecimal() and len(code) < 8 else StaticDevice
@@ -66,19 +66,19 @@ def _plain(code: str) -> str:
 
 
 def pending(user: AbstractBaseUser, pk: object) -> Any:
-    """The device that is being set up under this key, or a new one.
+    """Return the unconfirmed device with this key, or a new one.
 
-    The key is known to one session alone: a secret that somebody else has seen must never become the user's.
+    Only one session knows the key, because a secret that another person has seen must never become the user's.
     """
     device = TOTPDevice.objects.filter(pk=pk, user=user, confirmed=False).first() if pk else None
     return device or TOTPDevice.objects.create(user=user, name="Authenticator", confirmed=False)
 
 
 def confirm(user: AbstractBaseUser, device: Any, code: str, *, instead: bool) -> Verification:
-    """Set the device up if it has made this code, and make recovery codes.
+    """Confirm the device if it generated this code, and create recovery codes.
 
     Args:
-        instead: whether it may take the place of another one, which is gone then, with its recovery codes.
+        instead: whether it may replace another device, which is then deleted with its recovery codes.
     """
     with transaction.atomic():
         get_user_model().objects.select_for_update().get(pk=user.pk)
@@ -98,16 +98,16 @@ def confirm(user: AbstractBaseUser, device: Any, code: str, *, instead: bool) ->
 
 
 def left(user: AbstractBaseUser) -> int:
-    """How many recovery codes the user has."""
+    """Return how many recovery codes the user has left."""
     return int(StaticToken.objects.filter(device__user=user, device__confirmed=True).count())
 
 
 def picture(device: Any) -> SafeString:
-    """The secret as a QR code, in SVG, dark on light whatever is around it."""
+    """Return the secret as a QR code in SVG, dark on light in any theme."""
     svg = segno.make(device.config_url, micro=False).svg_inline(scale=4, dark="#000", light="#fff")
-    return mark_safe(svg)  # noqa: S308 - made of squares
+    return mark_safe(svg)  # noqa: S308 - contains only squares
 
 
 def secret(device: Any) -> str:
-    """The secret as text, in groups of four."""
+    """Return the secret as text, in groups of four characters."""
     return " ".join(re.findall(".{1,4}", b32encode(device.bin_key).decode()))

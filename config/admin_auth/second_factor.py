@@ -1,4 +1,4 @@
-"""The admin site that asks for a second factor after the password, and has people set one up when they have none."""
+"""The admin site that asks for a second factor after the password, and lets users without one set it up."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .codes import Verification
 
 logger = logging.getLogger(__name__)
 
-#: In the session: the key of the device that is being set up.
+#: The session key of the device that is being set up.
 _PENDING = "admin_auth_pending"
 
 
 class CodeForm(forms.Form):
-    """One code."""
+    """A form for one code."""
 
     required_css_class = "required"
     code = forms.CharField(
@@ -49,8 +49,11 @@ class SecondFactorAdminSite(site.AdminSite):
     """The admin behind a password and a code."""
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
-        """Register; no list of devices is filtered by a secret, which django-otp hides only from the pages."""
-        # Not before this site is there, which the module registers its own pages with.
+        """Register a model.
+
+        Lists of devices cannot be filtered by their secrets, which django-otp only hides from the pages.
+        """
+        # Imported here, because the module registers its own pages with this site.
         from email_integration.admin.lookups import RestrictedLookups
 
         if admin_class is not None and admin_class.__module__.startswith("django_otp."):
@@ -58,7 +61,7 @@ class SecondFactorAdminSite(site.AdminSite):
         super().register(model_or_iterable, admin_class, **options)
 
     def has_permission(self, request: HttpRequest) -> bool:
-        return self._knows_password(request) and request.user.is_verified()  # type: ignore[union-attr]  # by django-otp
+        return self._knows_password(request) and request.user.is_verified()  # type: ignore[union-attr]  # django-otp
 
     def _knows_password(self, request: HttpRequest) -> bool:
         return super().has_permission(request)
@@ -77,7 +80,7 @@ class SecondFactorAdminSite(site.AdminSite):
         ]
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Ask for the password; whoever has given it goes on to the code."""
+        """Ask for the password, and redirect users who have entered it to the page of the code."""
         if request.method == "GET" and self._knows_password(request) and not self.has_permission(request):
             return self._on_to("second_factor", request)
         return super().login(request, extra_context)
@@ -102,7 +105,7 @@ class SecondFactorAdminSite(site.AdminSite):
 
     @method_decorator([never_cache, sensitive_view])
     def setup_view(self, request: HttpRequest) -> HttpResponse:
-        """Set up a device: the first by whoever knows the password, another by whoever has come in."""
+        """Set up a device: the first one after the password alone, another one after the complete login."""
         if not self._knows_password(request) or "leave" in request.POST:
             return self._out(request)
         user, instead = _user(request), self.has_permission(request)
@@ -121,7 +124,7 @@ class SecondFactorAdminSite(site.AdminSite):
                 return self._page(
                     request, "admin_auth/recovery.html", form, verification, title=_("Your recovery codes")
                 )
-            self._refuse(form, verification, _("This code is wrong. Is the clock of your device right?"))
+            self._refuse(form, verification, _("This code is wrong. Check that the clock of your device is right."))
         context = {"picture": codes.picture(device), "secret": codes.secret(device), "instead": instead}
         return self._page(
             request, "admin_auth/setup.html", form, verification, title=_("Set up a second factor"), **context
@@ -155,7 +158,7 @@ class SecondFactorAdminSite(site.AdminSite):
             messages.warning(request, words % {"number": number})
 
     def _refuse(self, form: CodeForm, verification: Verification, words: str) -> None:
-        logger.warning("A second factor was refused%s.", " without being looked at" if verification.wait else "")
+        logger.warning("A second factor was refused%s.", " without a check" if verification.wait else "")
         wait = ngettext(
             "Too many wrong codes. Try again in %(wait)d second.",
             "Too many wrong codes. Try again in %(wait)d seconds.",
@@ -173,12 +176,12 @@ class SecondFactorAdminSite(site.AdminSite):
 
 
 def _user(request: HttpRequest) -> Any:
-    """Whoever knows the password; no anonymous user, as the type checker has to think."""
+    """Return the user who has entered the password. The type checker does not know that it is not anonymous."""
     return request.user
 
 
 def _next(request: HttpRequest) -> str:
-    """Where to go then: a page of this site."""
+    """Return the next page, which is on this site."""
     address = request.POST.get("next") or request.GET.get("next") or ""
     safe = url_has_allowed_host_and_scheme(address, {request.get_host()}, require_https=request.is_secure())
     return address if safe else reverse("admin:index")

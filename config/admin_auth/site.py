@@ -1,4 +1,4 @@
-"""Django's admin site, which looks at no more than so many wrong passwords."""
+"""Django's admin site with a limit on wrong passwords."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class AdminSite(admin.AdminSite):
 
     @method_decorator([never_cache, sensitive_view])
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Django's page; after too many wrong passwords one that says when it is there again."""
+        """Show Django's login page or, after too many wrong passwords, a page with the time to wait."""
         if request.method != "POST":
             return super().login(request, extra_context)
         name = request.POST.get("username", "")
         attempt = LoginAttempt(name=name, address=address_of(request), account=account_of(name))
         if wait := attempt.begin():
-            logger.warning("Too many logins from %s have failed: no more within %d s.", attempt.address, wait)
+            logger.warning(
+                "Too many logins from %s have failed; further ones are refused for %d s.", attempt.address, wait
+            )
             context = {**self.each_context(request), "title": _("Log in"), "wait": wait}
             headers = {"Retry-After": str(wait)}
             return TemplateResponse(request, "admin_auth/refused.html", context, status=429, headers=headers)

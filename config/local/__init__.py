@@ -1,1 +1,1 @@
-"""The parts that run on one machine: what the demo, the playground and the tests start."""
+"""Local services that the demo, the playground and the tests start."""

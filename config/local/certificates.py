@@ -1,4 +1,4 @@
-"""A certificate authority and a server certificate for this machine, made on the spot."""
+"""Create a certificate authority and a server certificate for this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trustme
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """Where the files are. A process trusts the authority by ``SSL_CERT_FILE`` in its environment."""
+    """The paths of the files. A process trusts the authority by ``SSL_CERT_FILE`` in its environment."""
 
     authority: Path
     certificate: Path
@@ -19,23 +19,23 @@ class Certificates:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a process that trusts these certificates, and no others."""
+        """Return the environment of a process that trusts only these certificates."""
         return {"SSL_CERT_FILE": str(self.authority)}
 
     def server_context(self) -> ssl.SSLContext:
-        """A TLS context for a server."""
+        """Return a TLS context for a server."""
         return server_context(self.certificate, self.key)
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A TLS context for a server with this certificate chain and private key."""
+    """Return a TLS context for a server with this certificate chain and private key."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     return context
 
 
 def make_certificates(folder: Path, *, names: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Certificates:
-    """Make an authority and a certificate for ``names`` and write them to ``folder``."""
+    """Create an authority and a certificate for ``names``, and write them to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(
         authority=folder / "authority.pem", certificate=folder / "server.pem", key=folder / "server.key"

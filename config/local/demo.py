@@ -1,7 +1,7 @@
-"""The demo: sixty mails, two SMTP servers, one switch while mail flows, one outage.
+"""The demo: sixty mails, two SMTP servers, one switch during sending, one outage.
 
-Everything is real and on loopback: Valkey, SQLite, two SMTP servers with STARTTLS and AUTH, a Celery worker of two
-processes, and beat. It ends by itself, with every process gone.
+All services are real and on loopback: Valkey, SQLite, two SMTP servers with STARTTLS and AUTH, a Celery worker of two
+processes, and beat. The demo ends without input, and ends all its processes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from email_integration import conf
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: Seconds a server takes over each message, so that mail is on its way when the switch comes.
+#: Seconds that a server takes for each message, so that mail is being sent during the switch.
 PACE = 0.5
-#: Seconds the active server stays away.
+#: Seconds for which the active server is stopped.
 OUTAGE = 3.0
 
 
 class DemoFailed(Exception):
-    """The demo did not show what it should."""
+    """The demo did not show the expected result."""
 
 
 class DemoServer:
-    """One of the two SMTP servers: a process that stays on its port when started again."""
+    """One of the two SMTP servers: a process that keeps its port after a restart."""
 
     def __init__(self, name: str, *, folder: Path, certificates: Certificates, processes: Processes) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class DemoServer:
         self._starts = 0
 
     def start(self) -> None:
-        """Start; ``wait()`` waits until it listens."""
+        """Start the process. ``wait()`` waits until it listens."""
         self._starts += 1
         command = [sys.executable, "-m", "config.local.smtp_server", "--port", str(self.port)]
         command += ["--maildir", str(self.maildir), "--user", "demo", "--password-from-env", "SMTP_SERVER_PASSWORD"]
@@ -68,17 +68,17 @@ class DemoServer:
             self._process.wait_for_log("ready on")
 
     def stop(self) -> None:
-        """Go away politely: 421 to the open sessions, and no more connections."""
+        """Stop in an orderly way: send 421 to the open sessions, and accept no more connections."""
         if self._process is not None:
             self._process.end()
 
     def received(self) -> list[str]:
-        """The Message-IDs of what it has accepted, one for each copy."""
+        """Return the Message-IDs of the accepted messages, one for each copy."""
         return [str(message["Message-ID"]).strip() for message in read_maildir(self.maildir)]
 
 
 class Clock:
-    """Prints what happens, with the seconds since the start."""
+    """Prints events, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -88,7 +88,7 @@ class Clock:
         print(f"{time.monotonic() - self._start:6.1f} s  {text}", flush=True)
 
     def watch(self, count: Callable[[], int], *, goal: int, what: str) -> None:
-        """Wait until ``count`` has come to ``goal``, and print it on the way."""
+        """Wait until ``count`` reaches ``goal``, and print the progress."""
         shown = -1
 
         def reached() -> bool:
@@ -103,7 +103,7 @@ class Clock:
 
 
 def prepare_environment(folder: Path, *, broker: str, certificates: Certificates) -> None:
-    """Set the environment that Django, here and in the child processes, reads its settings from."""
+    """Set the environment from which Django, here and in the child processes, reads its settings."""
     ours = {"ADMINS", "DEFAULT_FROM_EMAIL", *conf.DEFAULTS}
     for name in list(os.environ):
         if name in ours or name.startswith(("EMAIL_", "DJANGO_", "CELERY_")):
@@ -120,7 +120,7 @@ def prepare_environment(folder: Path, *, broker: str, certificates: Certificates
         SMTP_PASSWORD_KEYS=Fernet.generate_key().decode(),
         VAR_DIR=str(folder / "var"),
         JOURNAL_DIR=str(folder / "var" / "journals"),
-        # Short enough to be watched.
+        # Short enough for people who watch the demo.
         SWEEP_INTERVAL="0.5",
         RETRY_FIRST="0.2",
         RETRY_MAX="2",
@@ -130,8 +130,8 @@ def prepare_environment(folder: Path, *, broker: str, certificates: Certificates
 
 
 def show(clock: Clock, folder: Path, servers: dict[str, DemoServer], logs: Path) -> Evidence:
-    """Send the mails, with the switch and the outage, and collect what became of them."""
-    # Not before: Django reads the environment when it is set up.
+    """Send the mails, with the switch and the outage, and collect the evidence."""
+    # Imported here, because Django reads the environment during setup.
     import django
 
     django.setup()
@@ -171,7 +171,7 @@ def show(clock: Clock, folder: Path, servers: dict[str, DemoServer], logs: Path)
         start_worker(processes, concurrency=WORKER_PROCESSES, queues=OF_MAIL)
         start_beat(processes, schedule=folder / "beat-schedule")
 
-        clock.say(f"{EACH} mails; '{PRIMARY}' is active")
+        clock.say(f"Submitting {EACH} mails; '{PRIMARY}' is active")
         submit(PHASES[0])
         wait_until(lambda: accepted() >= EACH // 4, what=f"{EACH // 4} mails accepted")
 
@@ -180,30 +180,30 @@ def show(clock: Clock, folder: Path, servers: dict[str, DemoServer], logs: Path)
         called = timezone.now()
         backup.save()
         switch = Switch(called=called, returned=timezone.now())
-        on_their_way = EACH - accepted()
-        clock.say(f"'{BACKUP}' is active now, with {on_their_way} mails on their way; {EACH} more")
+        unsent = EACH - accepted()
+        clock.say(f"'{BACKUP}' is active now, while {unsent} mails are not sent yet; submitting {EACH} more")
         submit(PHASES[1])
         clock.watch(accepted, goal=2 * EACH, what="accepted")
 
-        clock.say(f"'{BACKUP}' stops politely; {EACH} more")
+        clock.say(f"'{BACKUP}' shuts down in an orderly way; submitting {EACH} more")
         servers[BACKUP].stop()
         submit(PHASES[2])
         time.sleep(OUTAGE)
         waiting = len(phase_of) - accepted()
-        clock.say(f"  {waiting} wait for it; it comes back")
+        clock.say(f"  {waiting} mails wait for it; it starts again")
         servers[BACKUP].start()
         servers[BACKUP].wait()
         clock.watch(accepted, goal=3 * EACH, what="accepted")
-        # A second copy, if there were one, would come with the next sweeps.
+        # If there were a second copy, the next sweeps would send it.
         time.sleep(1.5)
 
-        clock.say("Ending the worker and beat")
+        clock.say("Stopping the worker and beat")
     received = {name: server.received() for name, server in servers.items()}
     return collect(phase_of, received=received, switch=switch)
 
 
 def run(folder: Path) -> Evidence:
-    """Start the services in ``folder``, show, and end them; what they logged is printed if it fails."""
+    """Start the services in ``folder``, run the demo, and end them. If it fails, print their logs."""
     clock = Clock()
     logs = folder / "logs"
     try:
@@ -229,7 +229,7 @@ def run(folder: Path) -> Evidence:
 
 
 def main() -> int:
-    """Run the demo and say how it ended; 0 when every mail arrived exactly once, at the right server."""
+    """Run the demo and print the result. Returns 0 if every mail arrived exactly once, at the right server."""
     unwind_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="mail-dispatch-demo-") as folder:
@@ -240,8 +240,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("demo: FAILED - interrupted", flush=True)
         return 130
-    except SystemExit as exit:  # a signal, or the settings' word for a wrong variable
-        print(f"demo: FAILED - ended by {exit.code}", flush=True)
+    except SystemExit as exit:  # a signal, or the settings' error for a wrong variable
+        print(f"demo: FAILED - stopped: {exit.code}", flush=True)
         return exit.code if isinstance(exit.code, int) else 1
     except Exception as error:
         print(f"demo: FAILED - {str(error) or type(error).__name__}", flush=True)

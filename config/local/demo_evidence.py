@@ -1,4 +1,4 @@
-"""What the demo has shown: the mails counted, the table of who got what, and what is wrong with it."""
+"""The result of the demo: the counted mails, the table of servers and recipients, and the problems."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 PRIMARY, BACKUP = "Primary Mail Server", "Backup SMTP Server"
-PHASES = ("before the switch", "after the switch", "while it is down")
+PHASES = ("before the switch", "after the switch", "during the outage")
 EACH = 20
 WORKER_PROCESSES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoMail:
-    """What the database says about one mail at the end."""
+    """The database's record of one mail at the end."""
 
     message_id: str
     phase: str
     is_accepted: bool
-    #: When the attempt that ended its way began and ended; None while there was none.
+    #: Start and end of the attempt that finished the mail; None if there was none.
     begun: datetime | None
     ended: datetime | None
 
@@ -35,39 +35,39 @@ class Switch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the Maildirs and the database have at the end, and what follows from it."""
+    """The final contents of the Maildirs and the database, and conclusions from them."""
 
     mails: Sequence[DemoMail]
-    #: For each server, the Message-IDs of what it has accepted, one for each copy.
+    #: For each server, the Message-IDs of the messages it accepted, one for each copy.
     received: dict[str, list[str]]
     switch: Switch
-    #: For each worker process, when it began its first attempt through the new server.
+    #: For each worker process, the start of its first attempt through the new server.
     seen: dict[str, datetime]
 
     @property
     def accepted(self) -> int:
-        """How many mails a server has and the database calls accepted."""
+        """Return how many mails a server has and the database records as accepted."""
         arrived = {message_id for copies in self.received.values() for message_id in copies}
         return sum(mail.is_accepted and mail.message_id in arrived for mail in self.mails)
 
     @property
     def lost(self) -> int:
-        """How many mails no server has."""
+        """Return how many mails no server has."""
         arrived = {message_id for copies in self.received.values() for message_id in copies}
         return sum(mail.message_id not in arrived for mail in self.mails)
 
     @property
     def duplicated(self) -> int:
-        """How many copies there are beyond the first."""
+        """Return how many copies there are beyond the first."""
         copies = collections.Counter(message_id for copies in self.received.values() for message_id in copies)
         return sum(count - 1 for count in copies.values())
 
     @property
     def misplaced(self) -> list[DemoMail]:
-        """The mails at the wrong server.
+        """Return the mails at the wrong server.
 
-        An attempt that began after the save had returned goes to the new server, one that ended before it was called to
-        the old one. Those on their way meanwhile may be at either.
+        An attempt that began after the save returned must use the new server. An attempt that ended before the save was
+        called must use the old one. Other attempts may use either.
         """
         return [
             mail
@@ -79,11 +79,11 @@ class Evidence:
 
     @property
     def milliseconds(self) -> int:
-        """How long after the save had returned the last worker process began to use the new server."""
+        """Return the milliseconds from the end of the save until the last worker process used the new one."""
         return max(0, round((max(self.seen.values()) - self.switch.returned).total_seconds() * 1000))
 
     def problems(self) -> list[str]:
-        """What is not as it should be, in words."""
+        """Return the problems, in words."""
         total = len(PHASES) * EACH
         found = [
             (len(self.mails) != total, f"{len(self.mails)} of {total} submitted"),
@@ -93,13 +93,13 @@ class Evidence:
             (bool(self.misplaced), f"{len(self.misplaced)} at the wrong server"),
             (
                 len(self.seen) != WORKER_PROCESSES,
-                f"{len(self.seen)} of {WORKER_PROCESSES} worker processes seen at the new server",
+                f"{len(self.seen)} of {WORKER_PROCESSES} worker processes used the new server",
             ),
         ]
         return [words for is_wrong, words in found if is_wrong]
 
     def table(self) -> str:
-        """Who got what."""
+        """Return the table of the mails of each server."""
         phase_of = {mail.message_id: mail.phase for mail in self.mails}
         width = max(len(name) for name in self.received)
         lines = [" " * width + "".join(f"  {phase:>17}" for phase in (*PHASES, "all"))]
@@ -111,8 +111,8 @@ class Evidence:
 
 
 def collect(phase_of: Mapping[str, str], *, received: dict[str, list[str]], switch: Switch) -> Evidence:
-    """Add what the database has to what the servers have received; ``phase_of`` has the phase of each mail's id."""
-    # Not before: Django is set up by then.
+    """Combine the database with the received messages. ``phase_of`` has the phase of each mail's id."""
+    # Imported here, because Django is set up by then.
     from email_integration.models import Delivery, DeliveryAttempt, Status
 
     begun: dict[str, tuple[datetime, datetime]] = {}

@@ -1,4 +1,4 @@
-"""Messages kept in a Maildir, for another process to read."""
+"""Store messages in a Maildir, for other processes to read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_to_maildir(maildir: Path, message: Message) -> Path:
 
 
 def read_maildir(maildir: Path) -> list[email.message.EmailMessage]:
-    """Read all messages, the oldest first, their envelopes as Return-Path and Delivered-To."""
+    """Read all messages, oldest first, with their envelopes as Return-Path and Delivered-To."""
     files = [path for folder in ("new", "cur") for path in (maildir / folder).glob("*")]
     return [
         email.message_from_bytes(path.read_bytes(), policy=email.policy.default)

@@ -19,17 +19,17 @@ from typing import Self, TypeVar
 
 LOOPBACK = "127.0.0.1"
 
-#: How long to wait, in seconds, for what takes a few on a quiet machine. Only a failure waits for so long: a limit that
-#: is nearer to what is needed fails on a busy machine, and tells nothing more.
+#: Default limit in seconds for a wait that takes a few seconds on a quiet machine. Only a failure waits so long. A
+#: lower limit would fail on a busy machine, without telling more.
 PATIENCE = 100.0
 
 T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], *, what: str, seconds: float = PATIENCE) -> T:
-    """Ask ``condition`` until it answers something true, and give that answer.
+    """Call ``condition`` until it returns a true value, and return that value.
 
-    Raises TimeoutError, naming ``what`` was waited for, after ``seconds``.
+    Raises TimeoutError, which names ``what``, after ``seconds``.
     """
     deadline = time.monotonic() + seconds
     pause = 0.005
@@ -38,13 +38,13 @@ def wait_until(condition: Callable[[], T], *, what: str, seconds: float = PATIEN
         if answer:
             return answer
         if time.monotonic() >= deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} seconds")
+            raise TimeoutError(f"timed out after {seconds:g} seconds waiting for: {what}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 
 
 def port_is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     probe = _bind(port, reuse=True)
     if probe is not None:
         probe.close()
@@ -52,10 +52,10 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Find a free loopback port: ``preferred`` if it is, else one that no other process is given.
+    """Return a free loopback port: ``preferred`` if it is free, else one that no other process is given.
 
-    The port lies below those the kernel gives to outgoing connections. A server that is stopped for a while finds its
-    port free again, and a client that knocks meanwhile cannot be connected to itself.
+    The port is below those that the kernel gives to outgoing connections. Thus a server that is stopped for a while
+    finds its port free again, and a client that connects meanwhile cannot be connected to itself.
     """
     if preferred is not None and port_is_free(preferred):
         return preferred
@@ -63,16 +63,16 @@ def free_port(preferred: int | None = None) -> int:
 
 
 class _Ports:
-    """The ports that this process gives away: a block of them, which it has as long as it lives.
+    """The ports that this process gives away: a block of ports that it reserves for its lifetime.
 
-    Between the choice of a port and the start of its server, and while a server is stopped, nothing holds the port.
-    So that two runs at a time do not choose the same one, each takes its ports from a block of its own. The first port
-    of a block is bound for as long as its process lives, which no other process can do then. The kernel frees it in any
-    case, so that no file can be left behind.
+    Between the choice of a port and the start of its server, and while a server is stopped, no socket holds the port.
+    Two concurrent runs must not choose the same port, so each has its own block. A process binds the first port of its
+    block for its lifetime, which no other process can do then. The kernel always releases it, so no file can be left
+    behind.
     """
 
     FIRST, LAST = 20_000, 32_000
-    #: A run goes through its block in turn, and comes back to a port only long after its server has ended.
+    #: A run uses the ports of its block in turn, and reuses a port only long after its server has ended.
     BLOCK = 300
 
     def __init__(self) -> None:
@@ -82,19 +82,19 @@ class _Ports:
         self._lock = threading.Lock()
 
     def take(self) -> int:
-        """Give the next port of the block that is free."""
+        """Return the next free port of the block."""
         with self._lock:
-            if self._pid != os.getpid():  # a fork shares the block of its parent, but not its turn
+            if self._pid != os.getpid():  # a fork shares the block of its parent, but needs its own position
                 self._turn = itertools.cycle(self._take_block())
                 self._pid = os.getpid()
             for port in itertools.islice(self._turn, self.BLOCK):
                 if port_is_free(port):
                     return port
-        raise OSError("no free port in this process's block")
+        raise OSError("no port is free in this process's block")
 
     def _take_block(self) -> range:
         starts = list(range(self.FIRST, self.LAST, self.BLOCK))
-        # Not the common generator: tests seed it, and would all look at the same blocks first.
+        # Not the common generator: tests seed it, and would all try the same blocks first.
         random.SystemRandom().shuffle(starts)
         for start in starts:
             held = _bind(start, reuse=False)
@@ -102,16 +102,16 @@ class _Ports:
                 self._held = held
                 atexit.register(held.close)
                 return range(start + 1, start + self.BLOCK)
-        raise OSError(f"no free block of ports between {self.FIRST} and {self.LAST}")
+        raise OSError(f"no block of ports is free between {self.FIRST} and {self.LAST}")
 
 
 _ports = _Ports()
 
 
 def _bind(port: int, *, reuse: bool) -> socket.socket | None:
-    """Bind a socket to a loopback port, or give None when another has it."""
+    """Bind a socket to a loopback port, or return None if it is in use."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if reuse:  # a port with nothing but ended connections counts as free, as it does for a server
+    if reuse:  # a port with only closed connections counts as free, as for a server
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((LOOPBACK, port))
@@ -122,7 +122,7 @@ def _bind(port: int, *, reuse: bool) -> socket.socket | None:
 
 
 class Process:
-    """A child process in a process group of its own, its output in a log file."""
+    """A child process in its own process group, with its output in a log file."""
 
     def __init__(
         self,
@@ -133,12 +133,20 @@ class Process:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Start ``command``; ``env`` is added to this process's environment."""
+        """Start ``command``.
+
+        Args:
+            name: the name in messages.
+            command: the program and its arguments.
+            log: the file to which stdout and stderr are appended.
+            env: added to this process's environment.
+            cwd: the working directory, by default this process's.
+        """
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(  # noqa: S603  # our own commands
+            self._popen = subprocess.Popen(  # noqa: S603  # only our own commands
                 [os.fspath(part) for part in command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -149,60 +157,63 @@ class Process:
             )
 
     def __repr__(self) -> str:
-        state = "running" if self.is_running else f"ended with {self._popen.returncode}"
+        state = "running" if self.is_running else f"ended with exit status {self._popen.returncode}"
         return f"<Process {self.name} {self.pid} {state}>"
 
     @property
     def pid(self) -> int:
-        """The process id, which is the id of its group too."""
+        """The process id, which is also the id of its group."""
         return self._popen.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the process itself, not only a child of it, is still there."""
+        """Whether the process itself, not only a child of it, is running."""
         return self._popen.poll() is None
 
     @property
     def returncode(self) -> int | None:
-        """The exit status; minus the signal number when a signal ended it; None while it runs."""
+        """The exit status; minus the signal number if a signal ended it; None while it runs."""
         return self._popen.poll()
 
     def read_log(self) -> str:
-        """Give what the process has written so far."""
+        """Return the output so far."""
         return self.log.read_text(errors="replace")
 
     def wait_for_log(self, text: str, *, seconds: float = PATIENCE) -> None:
-        """Wait until the log has ``text``; raises at once when the process ends before."""
+        """Wait until the log contains ``text``.
+
+        Raises RuntimeError as soon as the process has ended without it, and TimeoutError after ``seconds``.
+        """
 
         def found() -> bool:
             if text in self.read_log():
                 return True
             if not self.is_running:
-                raise RuntimeError(f"{self.name} ended with {self.returncode}:\n{self.read_log()[-4000:]}")
+                raise RuntimeError(f"{self.name} ended with exit status {self.returncode}:\n{self.read_log()[-4000:]}")
             return False
 
         wait_until(found, seconds=seconds, what=f"{text!r} in the log of {self.name}")
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process alone."""
+        """Send a signal only to the process."""
         if self.is_running:
             self._popen.send_signal(number)
 
     def send_signal_to_group(self, number: signal.Signals) -> None:
         """Send a signal to the process and all its children."""
-        # The group keeps the id taken as long as it has a member, so this cannot hit a stranger.
+        # The group keeps the id reserved while it has a member, so this cannot reach another process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def wait(self, *, seconds: float) -> int:
-        """Wait for the end and give the exit status; raises TimeoutError."""
+        """Wait for the end and return the exit status. Raises TimeoutError after ``seconds``."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{self.name} still runs after {seconds:g} seconds") from None
+            raise TimeoutError(f"{self.name} is still running after {seconds:g} seconds") from None
 
     def end(self, *, seconds: float = 10) -> None:
-        """End it politely, and with a kill what is left of it and its children after ``seconds``."""
+        """Terminate the process, and after ``seconds`` kill the rest of it and its children."""
         self.send_signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             self.wait(seconds=seconds)
@@ -226,7 +237,7 @@ class Process:
 
 
 class Processes:
-    """All the children of one program; leaving the context ends them, the youngest first."""
+    """All the children of one program. Leaving the context ends them, the youngest first."""
 
     def __init__(self, logs: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.logs = logs
@@ -243,19 +254,19 @@ class Processes:
         return process
 
     def running(self) -> list[Process]:
-        """Give those that have not ended."""
+        """Return the children that have not ended."""
         return [process for process in self._started if process.is_running]
 
     def end(self, *, seconds: float = 10) -> None:
-        """End them all within about ``seconds``: ask everyone first, then wait for each."""
-        # Not interruptible by a second Ctrl-C: a child would be left behind.
+        """End all children within about ``seconds``: signal each one first, then wait for each."""
+        # A second Ctrl-C must not interrupt this, because a child would be left behind.
         with deaf_to_signals():
             for process in reversed(self._started):
                 process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + seconds
             while self._started:
                 process = self._started.pop()
-                # Not asked twice: to a worker, the second time means 'now'.
+                # Not signalled twice: a second signal makes a worker stop immediately.
                 with contextlib.suppress(TimeoutError):
                     process.wait(seconds=max(0.0, deadline - time.monotonic()))
                 process.kill()
@@ -274,7 +285,7 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def deaf_to_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and requests to end for a moment. Does nothing outside the main thread."""
+    """Ignore Ctrl-C and SIGTERM for a moment. Does nothing outside the main thread."""
     try:
         before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDINGS}
     except ValueError:  # not the main thread
@@ -288,7 +299,7 @@ def deaf_to_signals() -> Iterator[None]:
 
 
 def unwind_on_signals() -> None:
-    """Let Ctrl-C, SIGTERM and SIGHUP unwind the program, once, so that its contexts end their children."""
+    """Make the first Ctrl-C, SIGTERM or SIGHUP unwind the program, so that its contexts end their children."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         for other in ENDINGS:

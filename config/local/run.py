@@ -1,4 +1,4 @@
-"""The playground: everything on this machine until Ctrl-C, with a mail catcher for an SMTP server.
+"""The playground: all services on this machine until Ctrl-C, with a mail catcher as SMTP server.
 
 Uses the database and the broker that DATABASE_URL and REDIS_URL name, else SQLite under var/ and an embedded Valkey.
 """
@@ -26,12 +26,12 @@ CATCHER = "Local catcher"
 
 
 class PatientManager(Manager):  # type: ignore[misc]  # honcho has no types
-    """Honcho's manager, which would fall over a signal that comes while its processes start."""
+    """Honcho's manager, which would fail on a signal that arrives while its processes start."""
 
     _asked = False
 
     def terminate(self) -> None:
-        """End all processes, as soon as they are all there."""
+        """End all processes, as soon as all of them have started."""
         self._asked = True
         if super()._all_started():
             super().terminate()
@@ -44,7 +44,7 @@ class PatientManager(Manager):  # type: ignore[misc]  # honcho has no types
         return True
 
     def end_what_is_left(self) -> None:
-        """End the processes that are left when the loop itself has failed, say because nobody reads its output."""
+        """End the remaining processes if the loop itself has failed, for example because its output is closed."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes.values():
                 if "pid" in process and "returncode" not in process:
@@ -56,7 +56,7 @@ class PatientManager(Manager):  # type: ignore[misc]  # honcho has no types
 
 
 def prepare_environment(var: Path) -> tuple[int, str]:
-    """Set what the settings and the Procfile read; give the catcher's port, and the admin's password."""
+    """Set the variables that the settings and the Procfile read. Returns the catcher's port and admin's password."""
     os.environ["DEBUG"] = "true"
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     os.environ["VAR_DIR"] = str(var)
@@ -70,8 +70,8 @@ def prepare_environment(var: Path) -> tuple[int, str]:
 
 
 def prepare_database(catcher_port: int, password: str) -> str:
-    """Migrate, and make the superuser and a first configuration; say how to log in."""
-    # Not before: Django reads the environment when it is set up.
+    """Migrate, and create the superuser and a first configuration. Returns the login."""
+    # Imported here, because Django reads the environment during setup.
     import django
 
     django.setup()
@@ -87,7 +87,7 @@ def prepare_database(catcher_port: int, password: str) -> str:
     admin = users.objects.filter(username="admin").first()
     if admin is None:
         admin = users.objects.create_superuser(username="admin", email="admin@example.com", password=password)
-    login = f"admin / {password}" if admin.check_password(password) else "admin / the password you gave it"
+    login = f"admin / {password}" if admin.check_password(password) else "admin / the password that you set"
     if not SMTPConfig.objects.exists():
         SMTPConfig.objects.create(
             name=CATCHER,
@@ -97,7 +97,7 @@ def prepare_database(catcher_port: int, password: str) -> str:
             from_email="Playground <playground@example.com>",
             is_active=True,
         )
-    # The usual port may have been taken this time.
+    # The usual port may be in use this time.
     for config in SMTPConfig.objects.filter(name=CATCHER, host=LOOPBACK).exclude(port=catcher_port):
         config.port = catcher_port
         config.save()
@@ -106,20 +106,20 @@ def prepare_database(catcher_port: int, password: str) -> str:
 
 
 def print_addresses(*, login: str, flower_login: str, catcher_port: int, mail: Path, shell_env: str) -> None:
-    """Print where everything is."""
+    """Print the addresses of all services."""
     python = os.path.relpath(sys.executable, ROOT)
     code = 'from email_integration.tasks import send_email; send_email.delay("Hello", "Text", to=["you@example.com"])'
     lines = {
         "Admin": f"http://{LOOPBACK}:{os.environ['WEB_PORT']}/admin/   {login}",
         "Flower": f"http://{LOOPBACK}:{os.environ['FLOWER_PORT']}/   {flower_login}",
-        "SMTP catcher": f"{LOOPBACK}:{catcher_port}, no TLS, any user and password; what it gets is in {mail}",
+        "SMTP catcher": f"{LOOPBACK}:{catcher_port}, no TLS, any user and password; it stores mail in {mail}",
         "Send a mail": f"{shell_env} {python} manage.py shell -c {shlex.quote(code)}",
     }
-    print(*(f"{name + ':':<14}{text}" for name, text in lines.items()), "Ctrl-C ends it.", sep="\n", flush=True)
+    print(*(f"{name + ':':<14}{text}" for name, text in lines.items()), "Press Ctrl-C to stop.", sep="\n", flush=True)
 
 
 def main() -> int:
-    """Run the playground and give an exit code."""
+    """Run the playground and return an exit code."""
     unwind_on_signals()
     os.chdir(ROOT)
     env.load_file(ROOT / ".env")
@@ -131,7 +131,7 @@ def main() -> int:
             os.environ["REDIS_URL"] = valkey.url
             shell_env += f" REDIS_URL={valkey.url}"
         catcher_port, password = prepare_environment(var)
-        flower_login = "as FLOWER_BASIC_AUTH says"
+        flower_login = "the login in FLOWER_BASIC_AUTH"
         if not env.is_set("FLOWER_BASIC_AUTH"):
             os.environ["FLOWER_BASIC_AUTH"] = f"admin:{password}"
             flower_login = f"admin / {password}"
@@ -147,13 +147,13 @@ def main() -> int:
         print_addresses(
             login=login, flower_login=flower_login, catcher_port=catcher_port, mail=mail, shell_env=shell_env
         )
-        # Honcho takes SIGINT and SIGTERM over.
+        # Honcho handles SIGINT and SIGTERM.
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         try:
             manager.loop()
         finally:
             manager.end_what_is_left()
-    # Being told to end is how it is meant to end.
+    # A signal is the normal way to end the playground.
     return 0 if manager.returncode in (None, 0, 130, 143) else manager.returncode
 
 

@@ -1,4 +1,4 @@
-"""The SMTP server of the demo and the playground: that of the package, as a process that keeps messages in a Maildir.
+"""The SMTP server of the demo and the playground: the package's server, as a process that stores messages in a Maildir.
 
 python -m config.local.smtp_server --port 2525 --maildir var/mail --plain --catch-all-any-auth
 """
@@ -25,15 +25,17 @@ def keep(message: Message, maildir: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a server until SIGTERM or Ctrl-C, and then leave politely."""
+    """Run a server until SIGTERM or Ctrl-C, and then shut it down in an orderly way."""
     parser = argparse.ArgumentParser(prog="python -m config.local.smtp_server", description=main.__doc__)
-    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument("--maildir", type=Path, required=True, help="where accepted messages are written to")
-    parser.add_argument("--certificate", type=Path, help="PEM file; needed unless --plain")
-    parser.add_argument("--key", type=Path, help="PEM file; needed unless --plain")
-    parser.add_argument("--user", help="who must log in")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--maildir", type=Path, required=True, help="folder for accepted messages")
+    parser.add_argument("--certificate", type=Path, help="PEM file; required without --plain")
+    parser.add_argument("--key", type=Path, help="PEM file; required without --plain")
+    parser.add_argument("--user", help="user name with which clients must log in")
     parser.add_argument("--password-from-env", metavar="NAME", help="environment variable with the password")
-    parser.add_argument("--pace", type=float, default=0, metavar="SECONDS", help="how long it takes over each message")
+    parser.add_argument(
+        "--pace", type=float, default=0, metavar="SECONDS", help="seconds before it replies to each message"
+    )
     parser.add_argument("--catch-all-any-auth", action="store_true", help="accept any credentials or none")
     security = parser.add_mutually_exclusive_group()
     security.add_argument("--ssl", action="store_const", dest="security", const="tls", help="TLS from the first byte")
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.set_defaults(security="starttls")
     options = parser.parse_args(arguments)
     if options.security != "plain" and not (options.certificate and options.key):
-        parser.error("--certificate and --key are needed unless --plain")
+        parser.error("--certificate and --key are required without --plain")
     if options.password_from_env and options.password_from_env not in os.environ:
         parser.error(f"--password-from-env: {options.password_from_env} is not set")
 

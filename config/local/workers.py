@@ -1,4 +1,4 @@
-"""Celery's processes: a worker, and beat."""
+"""Start Celery's processes: a worker, and beat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.local.processes import Process, Processes
 
-#: The queues of a worker of mail alone, all of whose processes send.
+#: The queues of a worker that only sends mail.
 OF_MAIL = ("mail.high", "mail", "mail.bulk", "mail.sweep")
 
 
@@ -21,9 +21,10 @@ def start_worker(
 ) -> Process:
     """Start a worker and wait until it consumes.
 
-    It has ``concurrency`` processes, or what the ``pool`` has instead, and serves ``queues``, by default all.
+    It has ``concurrency`` processes, or the threads or greenlets of another ``pool``, and serves ``queues``, by default
+    all.
     """
-    # There are no neighbours to greet: it would take a second.
+    # There are no other workers to synchronise with, which would take a second.
     options = ["--pool", pool, "--concurrency", str(concurrency), "--without-mingle", "--without-gossip"]
     if queues:
         options += ["--queues", ",".join(queues)]

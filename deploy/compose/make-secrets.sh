@@ -1,8 +1,10 @@
 #!/bin/sh
-# Makes the files in secrets/ that docker-compose.yml reads, and leaves alone those that are there. Run it where that file is.
+# Creates the files in secrets/ that docker-compose.yml reads, and changes no existing file. Run it in the folder of
+# docker-compose.yml.
 set -eu
 
-# Containers read them as a user of their own; the folder keeps everybody else on this machine out.
+# The user of a container must be able to read the files. The mode of the folder keeps out the other users of this
+# machine.
 umask 022
 mkdir -p secrets
 chmod 700 secrets
@@ -19,7 +21,7 @@ keep secret_key "$(random)"
 keep smtp_password_keys "$(random)"
 keep postgres_password "$(random)"
 keep flower_basic_auth "admin:$(random)"
-# For the profile 'rabbitmq': what it is told, and what all others are.
+# For the profile 'rabbitmq': its login, and the URL with which the other containers log in.
 password=$(random | tr -d '=')
 [ -s secrets/broker_url ] && [ -s secrets/rabbitmq_login ] || rm -f secrets/broker_url secrets/rabbitmq_login
 keep broker_url "amqp://mail:$password@rabbitmq:5672//"

@@ -1,1 +1,1 @@
-"""Tests of the whole: real worker processes beside the test."""
+"""Tests of the whole system: real worker processes run beside the test."""

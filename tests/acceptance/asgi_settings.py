@@ -1,6 +1,6 @@
-"""``config.settings`` for async views."""
+"""``config.settings`` for the async views."""
 
-from tests.base_settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - every setting is wanted
 
-MIDDLEWARE: list[str] = []  # a sync one would have each view run in a thread
+MIDDLEWARE: list[str] = []  # a synchronous middleware would run each view in a thread
 ROOT_URLCONF = "tests.acceptance.asgi_views"

@@ -1,4 +1,4 @@
-"""Async views of a project: what it submits joins the transaction of the sync code around it."""
+"""Async views of a project. A mail that they submit joins the transaction of the synchronous code around it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from django.urls import path
 from email_integration import asend_email
 from email_integration.tasks import send_email
 
-#: Seconds between two looks at the clock.
+#: Seconds between two readings of the clock.
 _TICK = 0.001
 
-#: The pauses so far of each submission that is under way.
+#: For each submission in progress, the pauses measured so far.
 under_way: list[list[float]] = []
 
 
 @contextlib.asynccontextmanager
 async def watched() -> AsyncIterator[list[float]]:
-    """Note the pauses of the event loop, in seconds, beyond what was asked for."""
+    """Record by how many seconds each sleep of the event loop exceeds the requested time."""
     pauses: list[float] = []
 
     async def tick() -> None:
@@ -43,7 +43,7 @@ async def watched() -> AsyncIterator[list[float]]:
 
 
 async def submit(request: HttpRequest, ending: str) -> JsonResponse:
-    """Submit a mail within ``atomic()``, and commit or roll back."""
+    """Submit a mail within ``atomic()``; then commit or roll back."""
 
     def step() -> str:
         with transaction.atomic():
@@ -57,12 +57,12 @@ async def submit(request: HttpRequest, ending: str) -> JsonResponse:
 
 
 async def alive(request: HttpRequest) -> JsonResponse:
-    """Answer, if the event loop goes on, how often each submission that is under way has looked at the clock."""
+    """Return how often each submission in progress has read the clock; the event loop must be free to answer."""
     return JsonResponse({"looks": [len(pauses) for pauses in under_way]})
 
 
 async def wrong(request: HttpRequest) -> JsonResponse:
-    """Call the sync function, and tell what it says."""
+    """Call the synchronous function and return its error."""
     try:
         send_email.delay("Subject", "Text", to=["kim@example.com"])
     except Exception as error:

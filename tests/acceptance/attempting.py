@@ -1,4 +1,4 @@
-"""Attempts the deliveries whose ids come on standard input: a worker's loop without the broker."""
+"""Attempt the deliveries whose ids arrive on standard input: a worker's loop without the broker."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import django
 
 
 def main() -> None:
-    """Attempt each delivery once, in order, and say so."""
+    """Attempt each delivery once, in order, and report each."""
     django.setup()
-    from tests.deliveries import attempt  # models, which the setup makes
+    from tests.deliveries import attempt  # the setup must run before the models can be imported
 
     for line in sys.stdin:
         attempt(line.strip())

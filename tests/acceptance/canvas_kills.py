@@ -1,6 +1,6 @@
-"""What follows mails is called, whatever is killed: at least once, and for each kill at most one of it once more.
+"""Each continuation of a mail is called at least once, whatever is killed; each kill causes at most one repeated call.
 
-It takes long, and no two runs are alike: part of 'make faults', and of no other run.
+The test takes long, and no two runs are alike. Only 'make faults' runs it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tests.acceptance.conftest import environment
 from tests.results import results_kept_in, url_of_results
 from tests.stack import Stack
 
-REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@", times=None)
+REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> unknown", match="unknown@", times=None)
 
 
 def unfinished() -> int:
-    """How many mails are to be sent, or have something following them that is not published."""
+    """Return how many mails are still to be sent or have an unpublished continuation."""
     return Delivery.objects.filter(Q(next_at__isnull=False) | Q(continue_after__isnull=False)).count()
 
 
 @pytest.fixture
 def in_redis(valkey: Valkey) -> Iterator[str]:
-    """The URL of a result backend in Redis, which this process has too."""
+    """The URL of a result backend in Redis; this process uses it too."""
     url = url_of_results(valkey)
     with results_kept_in(url):
         yield url
@@ -43,11 +43,11 @@ def in_redis(valkey: Valkey) -> Iterator[str]:
 def require_kept(
     stack: Callable[..., Stack], server: SMTPServer, notes: Path, *, kills: int, workers: int, **env: str
 ) -> None:
-    """Have processes killed amid mails of every shape, and look at what was called."""
+    """Kill processes while they send mails of every canvas shape, and check which continuations were called."""
     seed, chance = killing.seeded(os.environ.get("KILLS_SEED"))
     print(f"KILLS_SEED={seed}")
     server.inject(REFUSED)
-    # Of mail alone, so that every process sends.
+    # The workers serve mail queues only, so every process sends.
     running = stack(
         concurrency=2,
         queues=OF_MAIL,
@@ -56,8 +56,8 @@ def require_kept(
     canvas = killing.Canvas(queue=f"followed-{uuid.uuid4()}")
     killer = killing.Killer(running, server, chance)
     killing.under_load(killer, canvas, kills=kills, workers=workers, unfinished=unfinished)
-    wait_until(lambda: not unfinished() and not DeliveryBatch.objects.exists(), what="quiet", seconds=300)
-    wait_until(lambda: not canvas.missing(), what="what follows", seconds=60)
+    wait_until(lambda: not unfinished() and not DeliveryBatch.objects.exists(), what="all mails finished", seconds=300)
+    wait_until(lambda: not canvas.missing(), what="all continuations", seconds=60)
 
     called, again = canvas.called(), canvas.again()
     names = sum(map(len, canvas.expected.values()))
@@ -88,6 +88,6 @@ def test_what_follows_is_called_with_results_in_redis(
 def test_what_follows_is_called_whatever_is_killed(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path, results: str, request: Any
 ) -> None:
-    """For long."""
+    """The long run: 300 kills."""
     kept = {"ACCEPTANCE_RESULTS": request.getfixturevalue("in_redis")} if results == "in Redis" else {}
     require_kept(stack, server, tmp_path / "notes", kills=300, workers=15, **kept)

@@ -1,4 +1,4 @@
-"""What the acceptance tests share: workers that know the application's tasks, and a server they send to."""
+"""Shared fixtures of the acceptance tests: workers that know the application's tasks, and a server to send to."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Activate = Callable[..., SMTPConfig]
 
 @pytest.fixture
 def fast(settings: Any) -> None:
-    """The short times of the workers, for what the test itself submits."""
+    """Give the submitting test the same short times as the workers."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **FAST}
 
 
 @pytest.fixture(scope="module")
 def workers(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two pool processes and beat, for all tests of a module."""
+    """A pool of two processes and beat, for all tests of a module."""
     services.need_broker()
     folder = tmp_path_factory.mktemp("workers")
     stack = Stack(folder, env=environment(folder / "notes"))
@@ -39,7 +39,7 @@ def workers(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def environment(notes: Path) -> dict[str, str]:
-    """For workers that know the application's tasks."""
+    """Return the environment of workers that know the application's tasks."""
     return {"DJANGO_SETTINGS_MODULE": "tests.acceptance.settings", tasks.NOTES: str(notes), "LOG_LEVEL": "DEBUG"}
 
 
@@ -54,13 +54,13 @@ def app(workers: Stack, transactional_db: None, fast: None, request: pytest.Fixt
 
 @pytest.fixture
 def notes(workers: Stack) -> Callable[[str], list[Any]]:
-    """What the application's tasks have noted under a tag."""
+    """Return the notes that the application's tasks have written under a tag."""
     return lambda tag: tasks.noted(workers.folder / "notes", tag)
 
 
 @pytest.fixture
 def tag() -> str:
-    """A word of this test's own."""
+    """A tag that only this test uses."""
     return f"tag{next(_numbers)}"
 
 
@@ -92,7 +92,7 @@ def activate(transactional_db: None) -> Activate:
 
 @pytest.fixture
 def server(smtp_server: Callable[..., SMTPServer], activate: Activate) -> SMTPServer:
-    """A server without login and TLS, made the active configuration."""
+    """A server without login and without TLS, as the active configuration."""
     server = smtp_server(security="plain", user=None)
     activate(server)
     return server

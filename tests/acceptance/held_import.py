@@ -1,4 +1,4 @@
-"""Has the main process of a worker take for ever to import what recovers mail, as a busy machine may for a while."""
+"""Block a worker's main process for ever in the import of the recovery module, as a busy machine may for a while."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HELD = "email_integration.sending.recovery"
 
 
 class _HeldLoader(SourceFileLoader):
-    """Holds the lock of the module, but not that of all imports, which a fork would wait for."""
+    """A loader that holds the lock of the module, but not the global import lock, for which a fork would wait."""
 
     def exec_module(self, module: ModuleType) -> None:
         threading.Event().wait()
 
 
 class _Holding(MetaPathFinder):
-    """Holds up nothing in processes that are forked from this one."""
+    """A finder that blocks only in this process, not in the processes forked from it."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()

@@ -1,4 +1,4 @@
-"""What a reader of a page of the documentation does: its blocks, without those for another Django."""
+"""The code blocks of a documentation page, without the blocks for other versions of Django."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import django
 #: A fenced block, with the paragraph before it.
 _BLOCK = re.compile(r"(?:^(?P<before>[^\n`#][^\n]*)\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
 
-#: How a paragraph begins whose block is for some versions of Django: 'On Django 6.1 or newer, …'.
+#: How the paragraph before a block for some versions of Django begins: 'On Django 6.1 or newer, …'.
 _ON_DJANGO = re.compile(r"On Django (?P<first>\d+\.\d+)(?: and (?P<second>\d+\.\d+)|(?P<newer> or newer)), ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block: ``before`` is the paragraph before it, empty between blocks that follow each other."""
+    """A fenced block. ``before`` is the paragraph before it; it is empty between consecutive blocks."""
 
     before: str
     kind: str
@@ -26,7 +26,7 @@ class Block:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Yield the blocks of a page that are for the Django in use, in their order."""
+    """Yield the blocks of a page that apply to the Django in use, in their order."""
     for found in _BLOCK.finditer(text):
         before = found["before"] or ""
         if _is_for_this_django(before):
@@ -34,14 +34,14 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def examples(page: Path) -> list[str]:
-    """Return the Python blocks of a page that are for the Django in use."""
+    """Return the Python blocks of a page that apply to the Django in use."""
     return [block.text for block in blocks(page.read_text()) if block.kind == "python"]
 
 
 def _is_for_this_django(paragraph: str) -> bool:
     named = _ON_DJANGO.match(paragraph)
     if named is None:
-        # A sentence of another form would let a block run on a version that it is not for.
+        # A differently worded sentence would let a block run on a version that it is not for.
         assert not paragraph.startswith("On Django"), paragraph
         return True
     first = _version(named["first"])

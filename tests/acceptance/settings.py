@@ -1,8 +1,8 @@
-"""``config.settings`` for workers that know the tests' own tasks, and that may keep results elsewhere."""
+"""``config.settings`` for workers that know the tests' own tasks and may keep results in another backend."""
 
 import os
 
-from tests.base_settings import *  # noqa: F403 - all of them, that is the point
+from tests.base_settings import *  # noqa: F403 - every setting is wanted
 
 CELERY_INCLUDE = ["tests.acceptance.tasks", *os.environ.get("ACCEPTANCE_INCLUDE", "").split()]
 CELERY_WORKER_MAX_TASKS_PER_CHILD = int(os.environ.get("ACCEPTANCE_MAX_TASKS", "0")) or None

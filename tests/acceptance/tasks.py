@@ -1,4 +1,4 @@
-"""Tasks of an application that uses ``send_email``: what they are called with is noted in a file."""
+"""Tasks of an application that uses ``send_email``. They note their arguments in a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTES = "ACCEPTANCE_NOTES"
 
 
 def note_down(tag: str, what: Any) -> None:
-    """Append a line, in one write, so that processes do not come between."""
+    """Append a line in a single write, so that lines of several processes do not mix."""
     descriptor = os.open(os.environ[NOTES], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, json.dumps([tag, what]).encode() + b"\n")
@@ -25,7 +25,7 @@ def note_down(tag: str, what: Any) -> None:
 
 
 def noted(file: Path, tag: str) -> list[Any]:
-    """What was noted under ``tag``."""
+    """Return the notes under ``tag``."""
     lines = file.read_text().splitlines() if file.exists() else []
     return [what for key, what in map(json.loads, lines) if key == tag]
 
@@ -39,31 +39,31 @@ def note(*args: Any, tag: str) -> Any:
 
 @shared_task
 def note_error(request: Any, exc: Any, traceback: Any, tag: str) -> None:
-    """An errback as Celery calls it in the worker: with the request and the exception."""
+    """An errback in Celery's newer form: the worker calls it with the request and the exception."""
     note_down(tag, [request.id, type(exc).__name__, str(exc)])
 
 
 @shared_task
 def note_failed_id(task_id: str, tag: str) -> None:
-    """An errback of the older kind, which is sent as a task with the id alone."""
+    """An errback in Celery's older form: it is sent as a task with the id as its only argument."""
     note_down(tag, task_id)
 
 
 @shared_task
 def fail() -> None:
-    """Fail."""
+    """Raise an error."""
     raise ValueError("meant to fail")
 
 
 @shared_task(bind=True)
 def become_a_mail(self: Any, subject: str, to: str) -> Any:
-    """Be replaced by a mail."""
+    """Replace this task by a mail."""
     return self.replace(send_email.s(subject, "Text", to=[to]))
 
 
 @shared_task(bind=True)
 def become_a_prepared_mail(self: Any, subject: str, to: str) -> Any:
-    """Be replaced by a mail that was prepared first."""
+    """Replace this task by a mail that was prepared first."""
     return self.replace(send_email.prepare(subject, "Text", to=[to]))
 
 

@@ -1,4 +1,4 @@
-"""Async views under a real ASGI server: transactions hold, and the event loop goes on."""
+"""Async views under a real ASGI server: transactions hold, and the event loop is not blocked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Get = Callable[[str], Any]
 
 @pytest.fixture
 def get(transactional_db: None, fresh_process: None, tmp_path: Path) -> Iterator[Get]:
-    """Ask a view of ``tests.acceptance.asgi_views``, which uvicorn serves on the test's database and broker."""
+    """Request a view of ``tests.acceptance.asgi_views``. Uvicorn serves it with the test's database and broker."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "django.core.asgi:get_asgi_application"]
     process = Process(
@@ -55,7 +55,7 @@ def test_a_rollback_takes_the_mail_back_and_a_commit_sends_it(
     activate(server)
     stack()
     rolled_back, committed = get("submit/rollback"), get("submit/commit")
-    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), what="accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), what="the mail accepted")
     assert [delivery.pk for delivery in Delivery.objects.all()] == [committed["id"]]
     assert [message.subject for message in server.messages] == ["commit"]
     assert rolled_back["id"] != committed["id"]
@@ -64,7 +64,7 @@ def test_a_rollback_takes_the_mail_back_and_a_commit_sends_it(
 def test_the_event_loop_goes_on_while_the_database_keeps_a_mail_waiting(
     get: Get, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another transaction holds what the submission needs, until other requests have been answered."""
+    """Another transaction holds a lock that the submission needs until other requests have been answered."""
     quick = get("submit/commit")
     with ThreadPoolExecutor() as executor:
         with transaction.atomic():
@@ -73,7 +73,7 @@ def test_the_event_loop_goes_on_while_the_database_keeps_a_mail_waiting(
                 if connection.vendor == "postgresql":
                     cursor.execute("LOCK TABLE email_integration_delivery IN ACCESS EXCLUSIVE MODE")
             waiting = executor.submit(get, "submit/commit")
-            wait_until(lambda: any(looks > 20 for looks in get("alive")["looks"]), what="the loop goes on")
+            wait_until(lambda: any(looks > 20 for looks in get("alive")["looks"]), what="the event loop continues")
             assert not waiting.done()
         slow = waiting.result(PATIENCE)
     assert Delivery.objects.count() == 2

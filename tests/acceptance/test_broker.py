@@ -1,4 +1,4 @@
-"""A broker that is stopped, frozen or emptied costs time and never mail."""
+"""A broker that is stopped, frozen or emptied costs time but loses no mail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.usefixtures("app")]
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    """The running workers' broker, not emptied before the test; it is up again afterwards."""
+    """The running workers' broker, not emptied before the test. It is started again afterwards."""
     yield services.broker
     services.broker.thaw()
     services.broker.start()
@@ -37,7 +37,7 @@ def broker() -> Iterator[Broker]:
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long, in seconds, each try of ours at the broker took."""
+    """The duration in seconds of each of our attempts to reach the broker."""
     took: list[float] = []
     publish = CeleryTaskQueue._publish_now
 
@@ -67,7 +67,7 @@ def send_group() -> None:
 
 
 def dispatchers(app: Stack) -> int:
-    """How many wake-ups were received, and are not over."""
+    """Return how many wake-ups have been received and are still running."""
     logged = re.findall(r"Task email_integration\.tasks\.dispatch\[\S+ (received|succeeded|raised)", app.logs())
     return logged.count("received") - (len(logged) - logged.count("received"))
 
@@ -76,15 +76,15 @@ def dispatchers(app: Stack) -> int:
 def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_leave_later(
     app: Stack, server: SMTPServer, broker: Broker, tries: list[float], settings: Any, fault: str
 ) -> None:
-    """Alone, in a group, and fifty in one transaction; with a connection that was open, and without one.
+    """Submit fifty mails in one transaction, a group, and single mails, with and without an open connection.
 
-    A try waits for BROKER_TIMEOUT. How long the rest takes is up to the machine, so tries are counted.
+    Each try waits for BROKER_TIMEOUT. The time of everything else depends on the machine, so the test counts tries.
     """
     send("before")
     wait_until(lambda: len(server.messages) == 1, what="a mail")
-    # One that stays at the queue would send what it finds, broker or not.
+    # A dispatcher that is still running would send what it finds, with or without the broker.
     wait_until(lambda: dispatchers(app) == 0, what="the end of the dispatcher")
-    # Far below the 2 seconds of config/services.py, which would count otherwise.
+    # Far below the 2 seconds of config/services.py, which would apply otherwise.
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BROKER_TIMEOUT": 0.25}
     getattr(broker, fault)()
     for submit, mails in ((send_fifty, 50), (send_group, 5), (lambda: send("alone"), 1), (lambda: send("again"), 1)):
@@ -92,7 +92,8 @@ def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_lea
         with soon():  # nothing else waits for the broker either
             submit()
         print(f"broker {fault}, {mails} mails: {', '.join(f'{seconds:.2f} s' for seconds in tries) or 'not tried'}")
-        # At once where the connection was one that had been closed meanwhile, which is told from a dead broker so.
+        # Where the open connection turns out to be closed, the first try fails at once; a second try shows a dead
+        # broker.
         assert len(tries) <= (2 if fault == "stop" else 1)
         assert sum(tries) < 1.9
     assert Delivery.objects.filter(status="accepted").count() == 1
@@ -101,14 +102,14 @@ def test_without_a_broker_submitting_waits_for_it_once_at_most_and_the_mails_lea
     back = time.monotonic()
     wait_until(lambda: len(server.messages) == 58, what="58 mails")
     print(f"all mails {time.monotonic() - back:.1f} s after the broker was back")
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, what="58 accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 58, what="58 mails accepted")
     assert len({message.message_id for message in server.messages}) == 58
     send("after")
     wait_until(lambda: len(server.messages) == 59, what="the last mail")
 
 
 def test_a_broker_that_forgets_everything_loses_nothing(server: SMTPServer, broker: Broker) -> None:
-    """The messages are gone, and what is submitted afterwards arrives as well."""
+    """The messages are gone, but later mails wake a dispatcher, and all mails arrive."""
     for number in range(40):
         send(f"mail {number}")
         if number % 10 == 5:

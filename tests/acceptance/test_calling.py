@@ -1,4 +1,4 @@
-"""``send_email`` called in all the ways Celery has, and what its results say."""
+"""``send_email`` called in every way that Celery offers, and the contents of its results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ at_worker = pytest.mark.usefixtures("app")
 
 
 def accepted(delivery_id: str) -> dict[str, Any]:
-    """What the result of an accepted mail is."""
+    """Return the expected result of an accepted mail."""
     delivery = Delivery.objects.get(pk=delivery_id)
     return {
         "id": delivery_id,
@@ -68,14 +68,14 @@ def test_the_result_is_a_small_dictionary_without_an_address(server: SMTPServer)
 @at_worker
 def test_a_process_that_does_not_know_the_app_sends_by_name(server: SMTPServer, notes: Notes, tag: str) -> None:
     """With ``send_task`` the mail travels through the broker; everything else is the same."""
-    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@"))
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="unknown@"))
     program = """
 import sys
 from celery import Celery, signature
 app = Celery(broker=sys.argv[1])
 next_step = signature("tests.acceptance.tasks.note", kwargs={"tag": sys.argv[2]}, app=app)
 error = signature("tests.acceptance.tasks.note_error", kwargs={"tag": sys.argv[2] + "-error"}, app=app)
-for number, to in enumerate(["kim@example.com", "nobody@example.com", "not an address"]):
+for number, to in enumerate(["kim@example.com", "unknown@example.com", "not an address"]):
     options = {"task_id": f"{sys.argv[2]}-{number}", "link": next_step, "link_error": error}
     app.send_task("email_integration.tasks.send_email", ("By name", "Text"), {"to": [to]}, **options)
 assert "email_integration" not in sys.modules
@@ -87,11 +87,11 @@ assert "email_integration" not in sys.modules
     with pytest.raises(InvalidMail) as caught:
         AsyncResult(f"{tag}-2").get(timeout=PATIENCE)
     assert "not an address" not in str(caught.value)
-    wait_until(lambda: len(notes(tag)) == 1 and len(notes(f"{tag}-error")) == 2, what="the links")
+    wait_until(lambda: len(notes(tag)) == 1 and len(notes(f"{tag}-error")) == 2, what="the links called")
     assert count(server, "By name") == 1
 
 
-#: The states that a submitter may be told: a worker may be at the mail at once.
+#: The states that a submitter may see: a worker may take the mail at once.
 UNDER_WAY = {"queued", "sending", "deferred", "accepted"}
 
 
@@ -129,33 +129,33 @@ def test_the_same_task_id_or_key_is_one_mail(server: SMTPServer, tag: str) -> No
 def test_a_mail_has_an_envelope_sender_and_a_policy_of_its_own(server: SMTPServer) -> None:
     server.inject(Fault(verb="DOT", drop_after_accept=True, match="Subject: held"))
     bounced = send_email.delay("bounces", "Text", **TO, from_email="us@example.com", envelope_sender="b@example.org")
-    nobody = send_email.delay("nobody", "Text", **TO, envelope_sender="<>")
+    null = send_email.delay("null", "Text", **TO, envelope_sender="<>")
     held = send_email.delay("held", "Text", **TO, in_doubt="hold")
     bounced.get(timeout=PATIENCE)
-    nobody.get(timeout=PATIENCE)
+    null.get(timeout=PATIENCE)
     wait_until(lambda: Delivery.objects.get(pk=held.id).status == "in_doubt", what="in doubt")
     senders = {message.subject: (message.mail_from, message.parsed["From"]) for message in server.messages}
     assert senders["bounces"] == ("b@example.org", "us@example.com")
-    assert senders["nobody"] == ("<>", "Hanna <noreply@example.com>")
+    assert senders["null"] == ("<>", "Hanna <noreply@example.com>")
 
 
 @at_worker
-def test_the_states_that_whoever_waits_sees(server: SMTPServer) -> None:
+def test_the_states_that_a_waiting_caller_sees(server: SMTPServer) -> None:
     """PENDING, RETRY with code and reason, then SUCCESS or FAILURE."""
     queued = send_email.apply_async(("queued", "Text"), TO, countdown=3600)
     assert (queued.state, queued.result) == ("PENDING", None)
     server.inject(
         Fault(verb="RCPT", reply="450 4.2.0 <kim@example.com> busy", match="busy@"),
-        Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@"),
+        Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> unknown", match="unknown@"),
     )
     deferred = send_email.delay("deferred", "Text", to=["busy@example.com"])
-    failed = send_email.delay("failed", "Text", to=["nobody@example.com"])
+    failed = send_email.delay("failed", "Text", to=["unknown@example.com"])
     wait_until(lambda: deferred.state == "RETRY", what="RETRY")
     assert (
         repr(deferred.result)
-        == "DeliveryDeferred(450, 'the server is busy and asks us to come back later (450 4.2.0)')"
+        == "DeliveryDeferred(450, 'the server is busy and asks us to try again later (450 4.2.0)')"
     )
-    wait_until(failed.ready, what="FAILURE")
+    wait_until(failed.ready, what="the state FAILURE")
     assert failed.state == "FAILURE"
     reason = "the server says the mailbox does not exist (550 5.1.1)"
     assert repr(failed.result) == f"DeliveryFailed(550, '{reason}', 'failed')"
@@ -172,21 +172,21 @@ def test_a_mail_put_off_untried_because_its_relay_is_at_fault_is_a_retry_too(
     config = activate(server, password="wrong")
     with recorded_events() as events:
         results = [send_email.delay("first", "Text", **TO)]
-        wait_until(lambda: results[0].state == "RETRY", what="RETRY")
+        wait_until(lambda: results[0].state == "RETRY", what="the state RETRY")
         results += [send_email.delay(f"put off {number}", "Text", **TO) for number in range(4)]
-        # Each of them may be the next that tries the relay: one that has not yet is enough.
+        # Any of them may be the next to try the relay: one untried mail is enough.
         untried = Delivery.objects.filter(status="deferred", attempts=0, waits_for_relay=True)
-        put_off = wait_until(untried.first, what="a mail that is put off")
+        put_off = wait_until(untried.first, what="a deferred mail")
         waiting = AsyncResult(put_off.pk).result
         assert (type(waiting), waiting.code) == (DeliveryDeferred, 535)
         assert waiting.reason in {put_off.reason, Delivery.objects.get(pk=put_off.pk).reason}
-        wait_until(lambda: {result.state for result in results} == {"RETRY"}, what="RETRY of all")
+        wait_until(lambda: {result.state for result in results} == {"RETRY"}, what="the state RETRY of all mails")
 
         def retried() -> list[str]:
             mine = [event for event in events if event["type"] == "task-retried" and event["uuid"] == put_off.pk]
             return [event["exception"] for event in mine]
 
-        shown = wait_until(retried, what="task-retried")
+        shown = wait_until(retried, what="the event task-retried")
     assert all(text.startswith("DeliveryDeferred(535, ") and "example.com" not in text for text in shown)
     config.password = "right"
     config.save()
@@ -212,7 +212,7 @@ def test_eta_and_countdown_are_the_rows_due_time(server: SMTPServer) -> None:
 @at_worker
 @pytest.mark.parametrize("zone", ["America/Sao_Paulo", "Asia/Kathmandu", "UTC"])
 def test_times_of_any_time_zone_are_the_same_moment(server: SMTPServer, zone: str) -> None:
-    """As a datetime and as text, for a mail that is called and for one that was prepared."""
+    """A datetime and its text mean the same, for a mail that is called and for one that was prepared."""
     moment = dt.datetime.now(ZoneInfo(zone)) + dt.timedelta(hours=1)
     late = moment + dt.timedelta(hours=1)
     by_call = [
@@ -252,20 +252,23 @@ def test_a_mail_that_expires_before_it_is_due_fails(server: SMTPServer, notes: N
 
 @at_worker
 def test_what_is_revoked_is_cancelled(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """At once, though it may be due in an hour: by the result's own ``revoke()`` and by ``control.revoke()``."""
+    """Both the result's ``revoke()`` and ``control.revoke()`` cancel it at once, even if it is due in an hour."""
     options = {"link_error": note_error.s(tag=tag), "link": note.s(tag=f"{tag}-link")}
     at_once = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
     at_once.revoke()
     assert Delivery.objects.get(pk=at_once.id).status == "cancelled"
     by_worker = send_email.apply_async(("revoked", "Text"), TO, countdown=3600, **options)
     current_app.control.revoke(by_worker.id)
-    wait_until(lambda: Delivery.objects.get(pk=by_worker.id).status == "cancelled", what="cancelled")
+    wait_until(lambda: Delivery.objects.get(pk=by_worker.id).status == "cancelled", what="the mail cancelled")
     for result in (at_once, by_worker):
         with pytest.raises(DeliveryFailed) as caught:
             AsyncResult(result.id).get(timeout=PATIENCE)
         assert (caught.value.status, caught.value.reason) == ("cancelled", "cancelled")
     wait_until(lambda: len(notes(tag)) == 2, what="link_error")
-    wait_until(lambda: not Delivery.objects.filter(continue_after__isnull=False).exists(), what="its record")
+    wait_until(
+        lambda: not Delivery.objects.filter(continue_after__isnull=False).exists(),
+        what="the record of the continuation",
+    )
     assert sorted(found[0] for found in notes(tag)) == sorted([at_once.id, by_worker.id])
     assert notes(f"{tag}-link") == []
     assert server.messages == []
@@ -276,17 +279,17 @@ def test_a_queue_of_ones_own_and_a_priority_are_the_wake_ups(server: SMTPServer,
     result = send_email.apply_async(("queue", "Text"), TO, queue="celery", priority=3)
     result.get(timeout=PATIENCE)
     assert Delivery.objects.get(pk=result.id).queue == "celery"
-    send_email.apply_async(("nobody", "Text"), TO, queue="nobody-listens", countdown=0.1)
-    wait_until(lambda: messages(services.broker, "nobody-listens"), what="a wake-up")
-    assert {message.arguments[0] for message in messages(services.broker, "nobody-listens")} == {"nobody-listens"}
-    assert count(server, "nobody") == 0
+    send_email.apply_async(("unread", "Text"), TO, queue="unserved", countdown=0.1)
+    wait_until(lambda: messages(services.broker, "unserved"), what="a wake-up")
+    assert {message.arguments[0] for message in messages(services.broker, "unserved")} == {"unserved"}
+    assert count(server, "unread") == 0
 
 
 @pytest.mark.usefixtures("transactional_db")
 def test_a_queue_that_one_worker_serves_is_sent_by_that_one_alone(
     stack: Callable[..., Stack], server: SMTPServer
 ) -> None:
-    """While there is none its mail waits, also when another worker sends; and it sends no other mail."""
+    """Its mail waits until that worker runs, even while another worker sends. That worker sends no other mail."""
     running = stack(queues=OF_MAIL)
     of_all = running.worker
     own = send_email.apply_async(("own", "Text"), TO, queue="invoices")
@@ -300,23 +303,26 @@ def test_a_queue_that_one_worker_serves_is_sent_by_that_one_alone(
         result.get(timeout=PATIENCE)
     assert not [result.id for result in (own, *own_too) if f"{result.id}: accepted" in of_all.read_log()]
     assert not [result.id for result in usual if f"{result.id}: accepted" in of_one.read_log()]
-    wait_until(lambda: all(f"{result.id}: accepted" in of_one.read_log() for result in (own, *own_too)), what="its log")
+    wait_until(
+        lambda: all(f"{result.id}: accepted" in of_one.read_log() for result in (own, *own_too)),
+        what="the mails in the log of the other worker",
+    )
 
 
 @at_worker
 def test_what_is_revoked_before_it_is_submitted_is_cancelled(server: SMTPServer, app: Stack) -> None:
-    """As a task of that id would be, whose message comes later than the order."""
+    """A Celery task behaves the same when its message arrives after the revoke command."""
     task_id = "revoked-before"
     current_app.control.revoke(task_id)
-    wait_until(RevokedTask.objects.filter(pk=task_id).exists, what="the order to be noted")
+    wait_until(RevokedTask.objects.filter(pk=task_id).exists, what="the request to cancel recorded")
     send_email.apply_async(("revoked", "Text"), TO, task_id=task_id)
-    wait_until(lambda: Delivery.objects.get(pk=task_id).status == "cancelled", what="cancelled")
+    wait_until(lambda: Delivery.objects.get(pk=task_id).status == "cancelled", what="the mail cancelled")
     assert server.messages == []
 
 
 @at_worker
 def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
-    """Neither a whole transaction nor a savepoint in one that is committed."""
+    """This holds for a whole transaction and for a savepoint within a committed one."""
     with transaction.atomic():
         lost = send_email.delay("lost", "Text", **TO)
         transaction.set_rollback(True)
@@ -334,9 +340,9 @@ def test_what_is_rolled_back_is_not_sent(server: SMTPServer) -> None:
 
 @at_worker
 def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
-    """Beat goes on while there is no worker; the next one finds those of eleven minutes, and not of a night.
+    """Beat continues while no worker runs. The next worker finds sweeps of the last eleven minutes, not of a night.
 
-    The clocks of two hosts may be ten minutes apart.
+    The clocks of two hosts may differ by ten minutes.
     """
     began = dt.datetime.now(dt.UTC)
     app.worker.end()
@@ -354,10 +360,10 @@ def test_sweeps_that_no_worker_takes_expire(app: Stack) -> None:
 
 @at_worker
 def test_a_process_killed_amid_a_mail_is_not_the_mails_result(server: SMTPServer, app: Stack) -> None:
-    """The pool loses the process, the mail is sent by another, and whoever waits learns nothing of it."""
+    """The pool loses the process, another process sends the mail, and the waiting caller sees no error."""
     server.inject(Fault(verb="RCPT", hang=True, times=1))
     result = send_email.delay("survives", "Text", **TO)
-    wait_until(lambda: server.transactions, what="MAIL")
+    wait_until(lambda: server.transactions, what="the command MAIL")
     busy = [pid for pid in _children(app.worker.pid) if _is_connected_to(pid, server.port)]
     assert busy
     for pid in busy:
@@ -456,12 +462,12 @@ def test_bad_input_raises_in_the_caller(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("when", "says"),
     [
-        ({"eta": "garbage"}, "eta must be a datetime, in ISO 8601 when it is text, not 'garbage'."),
+        ({"eta": "garbage"}, "eta must be a datetime or text in ISO 8601, not 'garbage'."),
         ({"eta": float("nan")}, "eta must be a number of seconds, not nan."),
         ({"eta": []}, "eta must be a number of seconds, not []."),
         ({"countdown": float("inf")}, "countdown must be a number of seconds, not inf."),
         ({"countdown": "soon"}, "countdown must be a number of seconds, not 'soon'."),
-        ({"expires": "garbage"}, "expires must be a datetime, in ISO 8601 when it is text, not 'garbage'."),
+        ({"expires": "garbage"}, "expires must be a datetime or text in ISO 8601, not 'garbage'."),
         ({"expires": 1e300}, "expires must be a number of seconds, not 1e+300."),
     ],
 )

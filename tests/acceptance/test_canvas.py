@@ -1,4 +1,4 @@
-"""Mails in Celery's canvas: what follows a mail happens once, when the mail is settled."""
+"""Mails in Celery's canvas: a continuation runs once, when its mail is settled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Notes = Callable[[str], list[Any]]
 pytestmark = pytest.mark.usefixtures("app")
 
 DEFERRED_FIRST = Fault(verb="RCPT", reply="450 4.2.0 <kim@example.com> busy", times=1)
-REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> unknown", match="nobody@")
+REFUSED = Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> unknown", match="unknown@")
 
 
 def mail(subject: str = "Subject", to: str = "kim@example.com", **more: Any) -> Any:
@@ -38,15 +38,15 @@ _UNSETTLED = Q(next_at__isnull=False) | Q(continue_after__isnull=False)
 
 
 def quiet() -> None:
-    """Wait until nothing more is to be done for any mail."""
-    wait_until(lambda: not Delivery.objects.filter(_UNSETTLED).exists(), what="quiet")
+    """Wait until no mail has work left."""
+    wait_until(lambda: not Delivery.objects.filter(_UNSETTLED).exists(), what="all mails settled")
 
 
 @pytest.mark.parametrize("faults", [[], [DEFERRED_FIRST]], ids=["at once", "after a deferral"])
 def test_a_chain_goes_on_once_from_its_first_middle_and_last_mail(
     server: SMTPServer, notes: Notes, tag: str, faults: list[Fault]
 ) -> None:
-    """Wake-ups for nothing change nothing."""
+    """Needless wake-ups change nothing."""
     server.inject(*faults)
     result = chain(
         mail("first"), note.s(tag=f"{tag}-1"), mail("middle"), note.si("two", tag=f"{tag}-2"), mail("last")
@@ -68,7 +68,7 @@ def test_a_failed_mail_fails_the_rest_of_its_chain_and_calls_the_errback_once(
 ) -> None:
     server.inject(REFUSED)
     errbacks = [note_error.s(tag=f"{tag}-error"), note_failed_id.s(tag=f"{tag}-id"), mail("sorry")]
-    failing = mail(to="nobody@example.com").set(link_error=errbacks)
+    failing = mail(to="unknown@example.com").set(link_error=errbacks)
     result = chain(failing, note.s(tag=f"{tag}-next"), mail("never")).apply_async()
     with pytest.raises(DeliveryFailed) as caught:
         result.get(timeout=PATIENCE)
@@ -91,7 +91,7 @@ def test_link_and_link_error_of_apply_async(server: SMTPServer, notes: Notes, ta
         "link_error": note_error.s(tag=f"{tag}-error"),
     }
     good = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **links)
-    bad = send_email.apply_async(("Subject", "Text"), {"to": ["nobody@example.com"]}, **links)
+    bad = send_email.apply_async(("Subject", "Text"), {"to": ["unknown@example.com"]}, **links)
     assert good.get(timeout=PATIENCE)["status"] == "accepted"
     with pytest.raises(DeliveryFailed):
         bad.get(timeout=PATIENCE)
@@ -121,10 +121,10 @@ def test_groups_and_chords_wait_for_their_mails(server: SMTPServer, notes: Notes
 
 def test_a_failing_member_fails_its_chord_and_not_the_others(server: SMTPServer, notes: Notes, tag: str) -> None:
     server.inject(REFUSED)
-    by_mail = chord([mail("one"), mail("two", to="nobody@example.com")])(note.s(tag=f"{tag}-body"))
+    by_mail = chord([mail("one"), mail("two", to="unknown@example.com")])(note.s(tag=f"{tag}-body"))
     by_task = chord([mail("three"), fail.si()])(note.s(tag=f"{tag}-body"))
     for result, error in ((by_mail, DeliveryFailed), (by_task, ValueError)):
-        # Which it is depends on whether the body or the member is looked at first.
+        # The error depends on whether the body or the member is evaluated first.
         with pytest.raises((error, ChordError)):
             result.get(timeout=PATIENCE)
         with pytest.raises(ChordError):
@@ -138,7 +138,7 @@ IN_DOUBT = Fault(verb="DOT", drop_after_accept=True, match="Subject: doubted", t
 
 
 def test_a_mail_in_doubt_that_is_sent_again_is_continued_once(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """The server has it twice, and says so once."""
+    """The server receives the mail twice; its continuation runs once."""
     server.inject(dataclasses.replace(IN_DOUBT, times=1))
     result = chain(mail("doubted"), note.s(tag=f"{tag}-next"), mail("last")).apply_async(link=note.si(tag=f"{tag}-end"))
     assert result.get(timeout=PATIENCE)["status"] == "accepted"
@@ -156,10 +156,10 @@ def test_a_mail_held_in_doubt_holds_up_what_follows_until_a_person_decides(
     errors = note_error.s(tag=f"{tag}-error")
     alone = mail("doubted", in_doubt="hold").apply_async(link=note.s(tag=f"{tag}-link"), link_error=errors)
     body = chord([mail("doubted", in_doubt="hold"), mail("other")])(note.s(tag=f"{tag}-body"))
-    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, what="in doubt")
+    wait_until(lambda: Delivery.objects.filter(status="in_doubt").count() == 2, what="a mail in doubt")
     assert alone.state == "RETRY"
     assert not body.ready()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), what="the other")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").exists(), what="the other mail accepted")
     decide = release if decided == "release" else discard
     assert all(decide(delivery.pk) for delivery in Delivery.objects.filter(status="in_doubt"))
     if decided == "release":
@@ -167,7 +167,7 @@ def test_a_mail_held_in_doubt_holds_up_what_follows_until_a_person_decides(
         assert len(body.get(timeout=PATIENCE)) == 2
         wait_until(lambda: notes(f"{tag}-link"), what="the link")
     else:
-        with pytest.raises(DeliveryFailed, match="given up by a person"):
+        with pytest.raises(DeliveryFailed, match="discarded by a user"):
             alone.get(timeout=PATIENCE)
         with pytest.raises((ChordError, DeliveryFailed)):
             body.get(timeout=PATIENCE)
@@ -258,17 +258,17 @@ def test_an_old_idempotency_key_does_not_hold_up_a_group_a_chord_or_a_chain(
 def test_what_follows_a_mail_waits_for_a_broker_that_was_lost_meanwhile(
     server: SMTPServer, notes: Notes, tag: str, app: Stack
 ) -> None:
-    """The mail is accepted and says so; the chain goes on once the broker is back."""
+    """The mail is accepted and its result says so; the chain continues once the broker is back."""
     from tests import services
 
     killed = threading.Event()
     server.inject(Fault(verb="DOT", until=killed))
     result = chain(mail("kept"), note.s(tag=f"{tag}-next")).apply_async()
-    wait_until(lambda: server.transactions, what="MAIL")
+    wait_until(lambda: server.transactions, what="the command MAIL")
     services.broker.kill()
     killed.set()
     try:
-        wait_until(lambda: Delivery.objects.get().status == "accepted", what="accepted")
+        wait_until(lambda: Delivery.objects.get().status == "accepted", what="the mail accepted")
         assert result.parent is not None
         assert result.parent.get(timeout=PATIENCE)["status"] == "accepted"
     finally:

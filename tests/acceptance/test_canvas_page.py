@@ -1,4 +1,4 @@
-"""The examples of docs/canvas.md: one module, in a real worker and in the process that calls it."""
+"""The examples of docs/canvas.md as one module, run in a real worker and in the calling process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KIM = "kim@example.com"
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module that the page's blocks make."""
+    """A module made from the code blocks of the page."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "canvas.md").read_text(), re.S)
     (tmp_path / "shop_tasks.py").write_text("\n\n".join(blocks))
     spec = importlib.util.spec_from_file_location("shop_tasks", tmp_path / "shop_tasks.py")
@@ -56,7 +56,7 @@ def worker(stack: Callable[..., Stack], shop: ModuleType, tmp_path: Path) -> Sta
 
 
 def noted(order: str) -> Any:
-    return wait_until(lambda: cache.get(f"order-{order}"), what=f"what is noted of {order}")
+    return wait_until(lambda: cache.get(f"order-{order}"), what=f"the note of order {order}")
 
 
 def failure(result: AsyncResult[Any]) -> DeliveryFailed:
@@ -66,7 +66,7 @@ def failure(result: AsyncResult[Any]) -> DeliveryFailed:
 
 
 def test_the_examples_do_what_the_page_says(server: SMTPServer, shop: Any, worker: Stack) -> None:
-    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@"))
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 unknown", match="unknown@"))
 
     assert shop.invoice("1", KIM).get(timeout=PATIENCE) is None
     assert noted("1")["status"] == "accepted"
@@ -75,15 +75,15 @@ def test_the_examples_do_what_the_page_says(server: SMTPServer, shop: Any, worke
     assert noted("2")["id"] == delivery_id
     assert AsyncResult(delivery_id).get(timeout=PATIENCE)["status"] == "accepted"
 
-    offered = shop.offer("nobody@example.com")
+    offered = shop.offer("unknown@example.com")
     assert failure(offered).status == "failed"
-    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], what="notify_sales")
+    wait_until(lambda: cache.get("failed") == [offered.id, 550, "failed"], what="the task notify_sales")
 
     shop.newsletter([KIM, "lee@example.com"]).get(timeout=PATIENCE)
     assert noted("news") == "sent to all"
     cache.delete("order-news")
     with pytest.raises((ChordError, DeliveryFailed)):
-        shop.newsletter([KIM, "nobody@example.com"]).get(timeout=PATIENCE)
+        shop.newsletter([KIM, "unknown@example.com"]).get(timeout=PATIENCE)
     assert cache.get("order-news") is None
 
     assert shop.welcome(KIM)["code"] == 250

@@ -1,7 +1,7 @@
-"""The Dockerfile and docker-compose.yml without Docker: every command of ours in them is run as it is written there.
+"""The Dockerfile and docker-compose.yml without Docker: the test runs each of their commands as it is written.
 
-The image's files are laid out in a temporary folder; paths, ports and the addresses of other containers are put in the
-place of those in the files. What cannot be seen this way: that packages install, and what other people's images do.
+The image's files are laid out in a temporary folder. Paths, ports and the addresses of other containers are replaced by
+local ones. The test cannot check that packages install, nor how third-party images behave.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Host:
         self.processes = Processes(folder / "logs", cwd=self.app)
 
     def build(self) -> None:
-        """Copy what the Dockerfile copies from here, and run what it runs on it."""
+        """Copy the files that the Dockerfile copies from here, and run its commands on them."""
         lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
         left_out = [line.removeprefix("**/") for line in lines if line != "*" and not line.startswith("!")]
         for *sources, target in [line.split() for line in instructions("COPY") if not line.startswith("--from=")]:
             for source in sources:
-                assert f"!{source}" in lines, "Docker does not get to see it"
+                assert f"!{source}" in lines, "Docker's build context does not include it"
                 to = self.app / (target if len(sources) == 1 else Path(target) / source)
                 to.parent.mkdir(parents=True, exist_ok=True)
                 if (ROOT / source).is_file():
@@ -66,7 +66,7 @@ class Host:
                     shutil.copytree(ROOT / source, to, ignore=self._leave_out(left_out))
         (build,) = [line for line in instructions("RUN") if "collectstatic" in line]
         self._run(["sh", "-c", self._here(build)], {})
-        # The folders that volumes cover. They are this user's, as which the processes run here.
+        # The folders that volumes cover. They belong to this user, because the processes run as this user here.
         (folders,) = [line for line in instructions("RUN") if line.startswith("install ")]
         self._run([word for word in shlex.split(folders) if not word.startswith(("--owner=", "--group="))], {})
 
@@ -81,18 +81,18 @@ class Host:
         subprocess.run([ROOT / "deploy/compose/make-secrets.sh"], cwd=self.folder, check=True, timeout=PATIENCE)
 
     def start(self, name: str) -> Process:
-        """Start a container that goes on running."""
+        """Start a container that keeps running."""
         command = self._command(name)
-        # A container has a host name of its own, which a worker takes for its name.
+        # Each container has its own host name, and a worker takes its name from that.
         own_name = ["--hostname", f"celery@{name}"] if "worker" in command else []
         return self.processes.start(name, ["env", "-i", *self._environment(name), *command, *own_name])
 
     def run(self, name: str, command: list[str] | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a container's command, or another in it."""
+        """Run a container's command, or another command in the container."""
         return self._run(command or self._command(name), OURS[name]["environment"], **more)
 
     def is_healthy(self, name: str) -> bool:
-        """Ask as Docker does."""
+        """Run the health check as Docker does."""
         kind, *test = OURS[name]["healthcheck"]["test"]
         assert kind in {"CMD", "CMD-SHELL"}
         command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
@@ -101,7 +101,7 @@ class Host:
         return subprocess.run(full, cwd=self.app, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
     def written(self) -> dict[str, float]:
-        """Every file and folder of the image, but those where a volume lies, and when it was changed."""
+        """Return each file and folder of the image with its modification time, except the folders of volumes."""
         paths = [path for path in self.app.rglob("*") if not {"payloads", "journals"} & {*path.parts}]
         return {str(path.relative_to(self.app)): path.lstat().st_mtime for path in paths}
 
@@ -142,7 +142,7 @@ def host(tmp_path: Path, valkey: Valkey) -> Iterator[Host]:
 
 
 def test_the_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
-    """Those that are there stay as they are; each compose file's secret is made."""
+    """Existing secrets stay unchanged, and the secret of each compose file is made."""
     script = ROOT / "deploy/compose/make-secrets.sh"
     subprocess.run([script], cwd=tmp_path, check=True, timeout=PATIENCE)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
@@ -162,7 +162,10 @@ def test_the_secrets_are_made_once_and_kept_from_others(tmp_path: Path) -> None:
 def test_the_whole_stack_runs_and_sends_and_writes_nowhere_but_where_it_may(
     host: Host, smtp_server: Callable[..., SMTPServer]
 ) -> None:
-    """Built, migrated, started, healthy; a test mail as documented; ended by TERM. The image's files are as before."""
+    """Build, migrate and start the stack, check its health, send a test mail as documented, and end it with TERM.
+
+    The image's files must be the same as before.
+    """
     server = smtp_server(security="plain", user=None)
     host.build()
     host.make_secrets()

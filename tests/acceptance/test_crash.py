@@ -1,4 +1,4 @@
-"""Workers that end amid a load, politely and otherwise: nothing is lost, and nothing doubled but what is in doubt."""
+"""Workers that end during a load, gracefully or killed: no mail is lost, and only mails in doubt can arrive twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.stack import PATIENT, Stack
 
 Start = Callable[..., Stack]
 
-#: The server has each mail this long before it says so: what is killed is likely to be in doubt.
+#: The server stores each mail this long before it replies, so a mail of a killed worker is likely to be in doubt.
 SLOW_REPLY = Fault(verb="DOT", delay=0.03)
 
 
@@ -41,7 +41,7 @@ def duplicates(server: SMTPServer) -> int:
 
 @pytest.mark.parametrize(("policy", "mails"), [("resend", 200), pytest.param("hold", 80, marks=pytest.mark.extra)])
 def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPServer, policy: str, mails: int) -> None:
-    """Only a mail between its final dot and the reply can come twice, or is held: one a session."""
+    """Only a mail between its final dot and the reply can arrive twice or be held: at most one for each session."""
     server.inject(SLOW_REPLY)
     running = stack(env={"IN_DOUBT": policy})
     submit(mails)
@@ -50,7 +50,7 @@ def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPSer
     running.start_worker()
     wait_until(
         lambda: states().keys() <= {"accepted", "in_doubt"} and states().total() == mails,
-        what="the end of all",
+        what="all mails finished",
     )
     counted = states()
     print(f"{policy}: {counted}, {duplicates(server)} duplicates")
@@ -61,20 +61,20 @@ def test_a_worker_killed_amid_its_mails_loses_none(stack: Start, server: SMTPSer
         assert len(got) == mails
         assert duplicates(server) <= running.concurrency * conf.get("SESSIONS")
     else:
-        # What is held may have arrived or not: that is the doubt.
+        # A held mail may or may not have arrived: that is the doubt.
         assert counted["in_doubt"] <= running.concurrency * conf.get("SESSIONS")
         assert duplicates(server) == 0
         assert not Delivery.objects.filter(status="in_doubt", next_at__isnull=False).exists()
 
 
 def test_a_worker_that_is_asked_to_end_loses_and_doubles_nothing(stack: Start, server: SMTPServer) -> None:
-    """What it has begun it finishes; the rest is the next one's."""
+    """The worker finishes the mails that it has begun; the next worker sends the rest."""
     server.inject(SLOW_REPLY)
     running = stack(beat=False, env=PATIENT)
     submit(60)
     wait_until(lambda: len(server.messages) >= 15, what="15 mails")
     running.restart_worker()
-    wait_until(lambda: states() == {"accepted": 60}, what="60 accepted")
+    wait_until(lambda: states() == {"accepted": 60}, what="60 mails accepted")
     assert len(arrived(server)) == 60
     assert duplicates(server) == 0
     assert Delivery.objects.aggregate(Sum("attempts"))["attempts__sum"] == 60
@@ -83,9 +83,9 @@ def test_a_worker_that_is_asked_to_end_loses_and_doubles_nothing(stack: Start, s
 
 
 def test_a_worker_that_starts_sweeps_what_waits(stack: Start, server: SMTPServer, valkey: Valkey) -> None:
-    """The wake-ups are lost, there is no beat, and yet the mails leave when a worker comes."""
+    """The wake-ups are lost and beat does not run, but the mails leave when a worker starts."""
     submit(5)
     valkey.flush()
     stack(beat=False)
-    wait_until(lambda: states() == {"accepted": 5}, what="5 accepted")
+    wait_until(lambda: states() == {"accepted": 5}, what="5 mails accepted")
     assert duplicates(server) == 0

@@ -1,4 +1,4 @@
-"""Without an active configuration mail goes through Django's own settings."""
+"""Without an active configuration, mail is sent through the server that the project's settings name."""
 
 from __future__ import annotations
 

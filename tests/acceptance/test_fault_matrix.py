@@ -1,7 +1,7 @@
-"""The fault matrix: mails submitted against mails in the server's box, whatever goes wrong on their way.
+"""The fault matrix: compares submitted mails with the mails in the server's mailbox, under every kind of fault.
 
-A part of it that a seed chooses (``FAULTS_SEED``) is run by 'make test-extra'. The others are no tests: 'make faults'
-(``python -m tests.faults``) runs them all, and makes a table.
+'make test-extra' runs a part of it that a seed chooses (``FAULTS_SEED``). The other cases are not tests: 'make faults'
+(``python -m tests.faults``) runs all cases and makes a table.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def worlds(request: pytest.FixtureRequest) -> Iterator[Worlds]:
 
 
 class _OfOneSetting:
-    """Cases that share a world; a class, because what shuffles the tests leaves those of a class together."""
+    """Cases that share a world. They are in a class because random ordering keeps the tests of a class together."""
 
     setting: Setting
 
     def test_nothing_is_lost_and_nothing_doubled(self, worlds: Worlds, case: Case) -> None:
-        """All mails come to their end, each copy too many follows a doubt, and none is made where doubt means hold."""
+        """Every mail is settled, each surplus copy follows a doubt, and there is none where a doubt means hold."""
         world = worlds.current()
         start = len(world.logs())
         broken = ["the case could not be run"]
@@ -54,7 +54,7 @@ class _OfOneSetting:
 
 
 def _tests(number: int, setting: Setting, cases: Sequence[Case]) -> type[_OfOneSetting]:
-    """The test class of a setting."""
+    """Return the test class of a setting."""
     parameters = [pytest.param(case, id=f"{case.group}: {case.name}") for case in cases]
     made = type(f"TestSetting{number}", (_OfOneSetting,), {"setting": setting, "__module__": __name__})
     return pytest.mark.parametrize("case", parameters)(made)

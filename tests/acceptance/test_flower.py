@@ -1,4 +1,4 @@
-"""Flower, started as ``make run`` starts it: everything behind the password, and nothing of a mail's content."""
+"""Flower, started as ``make run`` starts it: every page needs the password, and no page shows a mail's content."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ pytestmark = pytest.mark.extra
 
 LOGIN = "kim:let-me-in"
 
-#: What tells nothing: that it runs, its own scripts and pictures, and the page that says 'logged out'.
+#: Routes without information: the health check, Flower's own scripts and images, and the 'logged out' page.
 OPEN = {"/healthcheck", "/static/(.*)", "/logout"}
 
 CONTENT = ("secret-subject", "secret-body", "example.com")
 
 
 class Flower:
-    """The process of the Procfile's line."""
+    """A process started by the Procfile's line."""
 
     def __init__(self, processes: Processes) -> None:
-        """Start it, and wait until it answers."""
+        """Start Flower, and wait until it answers."""
         self.port = free_port()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {"FLOWER_PORT": str(self.port), "FLOWER_BASIC_AUTH": LOGIN, "PATH": path}
         command = parse_procfile((ROOT / "Procfile").read_text()).processes["flower"]
         processes.start("flower", ["sh", "-c", command], env=environment)
-        wait_until(lambda: self._answers(), what="Flower to answer")
+        wait_until(lambda: self._answers(), what="an answer of Flower")
 
     def get(self, path: str, login: str | None = LOGIN, method: str = "GET") -> tuple[int, str]:
-        """The status and the page."""
+        """Return the status and the page."""
         request = urllib.request.Request(f"http://{LOOPBACK}:{self.port}{path}", method=method)
         if login is not None:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
@@ -62,7 +62,7 @@ class Flower:
             return refused.code, refused.read().decode()
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """What the page with the tasks shows, by id."""
+        """Return the rows of the task page, by task id."""
         wanted = {"draw": 1, "start": 0, "length": 100, "order[0][column]": 0, "order[0][dir]": "asc"}
         status, page = self.get(f"/tasks/datatable?{urlencode({**wanted, 'columns[0][data]': 'uuid'})}")
         assert status == 200
@@ -77,20 +77,20 @@ class Flower:
 
 @pytest.fixture(scope="module")
 def flower(workers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """One for all tests of the module."""
+    """One Flower for all tests of the module."""
     settings = {"DJANGO_SETTINGS_MODULE": "config.settings"}
     with Processes(tmp_path_factory.mktemp("flower"), env=settings, cwd=ROOT) as processes:
         yield Flower(processes)
 
 
 def routes() -> list[str]:
-    """Every pattern of Flower's own table, but that for what is not there."""
+    """Return every pattern of Flower's own routes, except the one for missing pages."""
     patterns = [one[0] if isinstance(one, tuple) else one.regex.pattern.removesuffix("$") for one in handlers]
     return [pattern for pattern in patterns if pattern != ".*"]
 
 
 def test_nothing_is_shown_without_the_password(flower: Flower) -> None:
-    """No route of Flower's, be it a page, the API or its figures, answers whoever has none, or a wrong one."""
+    """No route of Flower (page, API or metrics) answers a request without the password or with a wrong one."""
     guarded = set(routes()) - OPEN
     assert {"/", "/tasks", "/metrics", "/api/tasks", "/api/workers", "/api/task/revoke/(.+)"} <= guarded
     for login in (None, "kim:guessed", ":", "kim"):
@@ -107,23 +107,25 @@ def test_nothing_is_shown_without_the_password(flower: Flower) -> None:
 def test_tasks_show_how_the_mail_went_and_nothing_of_it(
     flower: Flower, app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """Id, state, priority, duration and outcome; no subject, body or address."""
+    """Tasks show id, state, priority, duration and outcome, but no subject, body or address."""
     server = smtp_server(security="plain", user=None)
     activate(server)
-    server.inject(Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-body", match="nobody@", times=None))
-    # These workers send events from when Flower has asked them to; sweeps are tasks too.
-    wait_until(flower.tasks, what="Flower to see a task")
+    server.inject(Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> secret-body", match="unknown@", times=None))
+    # These workers send events once Flower has asked for them; sweeps are tasks too.
+    wait_until(flower.tasks, what="a task in Flower")
     mail = ("secret-subject", "secret-body", None)
     good = send_email.delay(*mail, ["kim@example.com"], priority="high")
-    bad = send_email.delay(*mail, ["nobody@example.com"], priority="bulk")
-    wait_until(lambda: Delivery.objects.filter(status__in=["accepted", "failed"]).count() == 2, what="both")
+    bad = send_email.delay(*mail, ["unknown@example.com"], priority="bulk")
+    wait_until(
+        lambda: Delivery.objects.filter(status__in=["accepted", "failed"]).count() == 2, what="both mails finished"
+    )
 
     def seen() -> dict[str, dict[str, Any]] | None:
         tasks = flower.tasks()
         ended = {"SUCCESS", "FAILURE"}
         return tasks if all(one.id in tasks and tasks[one.id]["state"] in ended for one in (good, bad)) else None
 
-    tasks = wait_until(seen, what="Flower to know how both went")
+    tasks = wait_until(seen, what="both results in Flower")
 
     assert tasks is not None
     accepted, failed = tasks[good.id], tasks[bad.id]
@@ -142,19 +144,19 @@ def test_tasks_show_how_the_mail_went_and_nothing_of_it(
 def test_its_pages_list_a_task_for_each_mail_in_a_browser(
     flower: Flower, app: Stack, smtp_server: Callable[..., SMTPServer], activate: Activate, chromium: Browser
 ) -> None:
-    """By the id of the delivery, of single mails and of a bulk: accepted, refused, and put off."""
+    """Flower lists tasks by delivery id, for single mails and for a bulk: accepted, refused and deferred."""
     server = smtp_server(security="plain", user=None)
     activate(server)
     server.inject(
-        Fault(verb="RCPT", reply="550 5.1.1 unknown", match="nobody@", times=None),
+        Fault(verb="RCPT", reply="550 5.1.1 unknown", match="unknown@", times=None),
         Fault(verb="RCPT", reply="450 4.2.0 busy", match="busy@", times=None),
     )
-    wait_until(flower.tasks, what="Flower to see a task")
+    wait_until(flower.tasks, what="a task in Flower")
     states = {
         str(send_email.delay("secret-subject", "secret-body", to=[to]).id): state
         for to, state in (
             ("kim@example.com", "SUCCESS"),
-            ("nobody@example.com", "FAILURE"),
+            ("unknown@example.com", "FAILURE"),
             ("busy@example.com", "RETRY"),
         )
     }
@@ -165,7 +167,7 @@ def test_its_pages_list_a_task_for_each_mail_in_a_browser(
         page.set_extra_http_headers({"Authorization": "Basic " + base64.b64encode(LOGIN.encode()).decode()})
 
         def listed() -> dict[str, list[str]]:
-            """The cells of each row that the page has of these mails, by the id."""
+            """Return the cells of each row of these mails on the page, by id."""
             page.goto("/tasks")
             page.locator("#tasks-table_wrapper select").first.select_option("100")
             page.locator("#tasks-table_wrapper input[type=search]").fill(names.SEND_EMAIL)
@@ -191,12 +193,12 @@ def test_its_pages_list_a_task_for_each_mail_in_a_browser(
             assert not [word for word in CONTENT if word in page.content()]
 
 
-#: The texts of the cells of rows of a table.
+#: A script that returns the cell texts of the rows of a table.
 CELLS = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
 
 
 def test_flower_does_not_start_without_a_password(tmp_path: Path) -> None:
-    """It says which variable it misses, and ends."""
+    """It prints the missing variable and exits."""
     command = parse_procfile((ROOT / "Procfile").read_text()).processes["flower"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for login in ("", "kim:"):

@@ -1,4 +1,4 @@
-"""The wheel in somebody else's project: a new Django project with the settings of the README and no more."""
+"""The wheel in another project: a new Django project with only the settings of the README."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.host_project import CONFIGURE, ROOT, SETTINGS, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: A warning ends the process, but for Celery's own about its user: containers run tests as root.
+#: A warning ends the process, except Celery's own about its user: containers run tests as root.
 _STRICT = ("-W", "error", "-W", "default:You're running the worker with superuser privileges")
 
 SEND = """
@@ -38,17 +38,17 @@ print(json.dumps({{**measured, "result": result.get(timeout=100) if {wait} else 
 
 
 class Project(HostProject):
-    """A project with the wheel's content, which it finds before this checkout."""
+    """A project with the wheel's content, which Python finds before this checkout."""
 
     def send(self, subject: str, *, wait: bool = True, **options: Any) -> Any:
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
         return json.loads(self.shell(SEND.format(subject=subject, options=given, wait=wait)))
 
     def send_without_broker(self, subject: str) -> None:
-        """Submit a mail, and see that it waits for the broker twice at most, and a second (BROKER_TIMEOUT) each time.
+        """Submit a mail; check that it tries the broker at most twice, a second (BROKER_TIMEOUT) each.
 
-        Before that it asks the cache once, which may take a quarter of a second. The limits of time are the app's own,
-        not settings that one has to know: without them it would hang.
+        Before that, it asks the cache once, which may take a quarter of a second. These time limits are the app's
+        defaults, not settings that a project must know: without them the call would hang.
         """
         measured = self.send(subject, wait=False)
         of_cache = [seconds for seconds in measured["waits"] if seconds == 0.25]
@@ -60,7 +60,7 @@ class Project(HostProject):
 
 @pytest.fixture
 def project(tmp_path: Path, valkey: Valkey) -> Iterator[Project]:
-    """What ``django-admin startproject`` makes, with Celery and this app added."""
+    """The project that ``django-admin startproject`` makes, with Celery and this app added."""
     hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(hatchling, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     (wheel,) = tmp_path.glob("*.whl")
@@ -87,7 +87,7 @@ def test_a_new_project_sends_its_first_mail(
     running = project.start_worker(python=_STRICT)
 
     assert project.send("first")["result"]["status"] == "accepted"
-    # Beat's entry came along: nothing else wakes a worker for a mail that is due later.
+    # The app brings beat's entry with it: nothing else wakes a worker for a mail that is due later.
     assert project.send("later", countdown=0.5)["result"]["status"] == "accepted"
     assert "Sending due task email_integration" in running.read_log()
     valkey.freeze()
@@ -101,10 +101,10 @@ def test_its_mails_leave_once_its_broker_is_back(
     smtp_server: Callable[..., SMTPServer],
     valkey: Valkey,
 ) -> None:
-    """With the app's own times, which let half a minute pass before a mail is looked for.
+    """The project has the app's default times, so up to half a minute passes before a sweep.
 
-    Kombu 5.7 may end the worker when its broker dies amid a message that is not acknowledged. It is started again, as a
-    supervisor does.
+    Kombu 5.7 may end the worker when its broker dies during a message that is not acknowledged. The test then starts
+    the worker again, as a supervisor does.
     """
     server = smtp_server()
     project.run("manage.py", "migrate", "--verbosity", "0")

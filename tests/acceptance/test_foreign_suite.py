@@ -1,4 +1,4 @@
-"""Somebody else's test suite, with nothing around it: the examples of docs/testing.md, by both runners."""
+"""Another project's test suite in isolation: the examples of docs/testing.md, run by both test runners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pages import examples
 
 pytestmark = pytest.mark.extra
 
-#: No cache and no broker, and a server that must not be reached.
+#: No cache, no broker, and a server that must not be reached.
 SETTINGS = """
 INSTALLED_APPS += ["django_celery_results", "simple_history", "email_integration"]
 CELERY_BROKER_URL = "redis://127.0.0.1:1/0"
@@ -30,12 +30,12 @@ SETTINGS += (
 
 @pytest.fixture
 def project(tmp_path: Path) -> HostProject:
-    """What ``django-admin startproject`` makes, with this app added."""
+    """The project that ``django-admin startproject`` makes, with this app added."""
     return HostProject(tmp_path, SETTINGS)
 
 
 def run(project: HostProject, *arguments: str) -> str:
-    """Run Python in the project; give all that it said."""
+    """Run Python in the project; return all its output."""
     done = project.attempt("-W", "error", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

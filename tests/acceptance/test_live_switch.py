@@ -1,6 +1,6 @@
 """Once a save has returned, no attempt begins with an older configuration: counted under load, not assumed.
 
-Every switch activates a row of its own, so the name that an attempt recorded says which switch it had seen.
+Every switch activates a different row, so the configuration name in an attempt shows which switch it had seen.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.stack import FAST, ROOT, Stack
 
 pytestmark = pytest.mark.extra
 
-#: Enough of them for a busy half minute on two slow cores.
+#: Enough mails for a busy half minute on two slow cores.
 MAILS, SWITCHES = 1000, 200
 
 #: Mails for a few seconds of attempts.
@@ -46,7 +46,7 @@ class Switch:
 
 
 def configure(ports: list[int], *, count: int) -> list[SMTPConfig]:
-    """Make ``count`` inactive configurations, their servers taking turns."""
+    """Create ``count`` inactive configurations, which use the servers in turn."""
     SMTPConfig.objects.bulk_create(
         SMTPConfig(
             name=f"switch {number:04}",
@@ -61,7 +61,7 @@ def configure(ports: list[int], *, count: int) -> list[SMTPConfig]:
 
 
 def switch(config: SMTPConfig, number: int) -> Switch:
-    """Activate ``config``, each time by another of the documented ways."""
+    """Activate ``config`` by one of the documented ways, in turn."""
     began = timezone.now()
     if number % 3 == 0:
         config.is_active = True
@@ -76,7 +76,7 @@ def switch(config: SMTPConfig, number: int) -> Switch:
 
 
 def submit_mails(count: int) -> list[str]:
-    """Submit ``count`` mails in one transaction and give their ids."""
+    """Submit ``count`` mails in one transaction and return their ids."""
     message = EmailMessage("S", "B" * 500, to=["kim@example.com"])
     message.from_email = ""
     with transaction.atomic():
@@ -84,7 +84,10 @@ def submit_mails(count: int) -> list[str]:
 
 
 def count_stale(switches: list[Switch]) -> tuple[int, int, list[float]]:
-    """Count the attempts and those that began after a later switch had returned; seconds until each was seen."""
+    """Return the number of attempts, the number of stale ones, and each switch's seconds until its first attempt.
+
+    An attempt is stale if it began after a later switch had returned.
+    """
     attempts = [
         (started_at, int(name.rpartition(" ")[2]))
         for started_at, name in DeliveryAttempt.objects.exclude(smtp_config="").values_list("started_at", "smtp_config")
@@ -94,7 +97,7 @@ def count_stale(switches: list[Switch]) -> tuple[int, int, list[float]]:
         for started_at, number in attempts
     )
     seen = []
-    for one in switches[1:]:  # the first was there before the workers
+    for one in switches[1:]:  # the first was active before the workers started
         first = min((started_at for started_at, number in attempts if number == one.number), default=None)
         if first is not None:
             seen.append(max(0.0, (first - one.returned).total_seconds()))
@@ -104,7 +107,7 @@ def count_stale(switches: list[Switch]) -> tuple[int, int, list[float]]:
 def report(
     capsys: pytest.CaptureFixture[str], what: str, switches: int, attempts: int, stale: int, seen: list[float]
 ) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     with capsys.disabled():
         print(
             f"\n{what}: {switches} switches, {attempts} attempts, {stale} stale; from the return of the save to the "
@@ -115,7 +118,7 @@ def report(
 
 @pytest.fixture
 def sinks(tmp_path: Path) -> Iterator[list[int]]:
-    """Two SMTP servers in processes of their own, so that they do not slow the switching."""
+    """Two SMTP servers in separate processes, so that they do not slow down the switching."""
     processes = Processes(tmp_path / "sinks", env={}, cwd=ROOT)
     ports = [free_port(), free_port()]
     for number, port in enumerate(ports):
@@ -141,14 +144,14 @@ def test_no_attempt_is_stale_while_workers_send_and_the_configuration_is_switche
     """Eight real worker processes send without pause while another process switches hundreds of times."""
     configs = configure(sinks, count=SWITCHES)
     switches = [switch(configs[0], 0)]
-    # With beat: a wake-up may be lost on a busy machine.
+    # Beat runs too, because a wake-up may be lost on a busy machine.
     stack(concurrency=8, queues=OF_MAIL)
     submit_mails(MAILS // SWITCHES)
     for number in range(1, SWITCHES):
         submit_mails(MAILS // SWITCHES)  # so that attempts begin under each of them
         switches.append(switch(configs[number], number))
     wait_until(
-        lambda: not Delivery.objects.exclude(status="accepted").exists(), seconds=300, what="every mail to be accepted"
+        lambda: not Delivery.objects.exclude(status="accepted").exists(), seconds=300, what="every mail accepted"
     )
     attempts, stale, seen = count_stale(switches)
     report(capsys, f"Celery, {connection.vendor}", len(switches), attempts, stale, seen)
@@ -180,7 +183,7 @@ class Attempting:
         ]
 
     def feed(self) -> None:
-        """See to it that there is mail to attempt, however slow the test is and fast the processes, or the reverse."""
+        """Keep enough mail queued for attempts, whatever the speed of the test and of the processes."""
         if Delivery.objects.filter(status="queued").count() > ENOUGH:
             return
         ids = submit_mails(ENOUGH)
@@ -190,11 +193,11 @@ class Attempting:
             process.stdin.flush()
 
     def __enter__(self) -> Attempting:
-        """Nothing more: they have begun."""
+        """Return this object; the processes already run."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End them."""
+        """Kill the processes."""
         for process in self.processes:
             process.kill()
             process.communicate()
@@ -207,7 +210,7 @@ def attempts_with(config: SMTPConfig) -> int:
 def test_no_attempt_is_stale_when_the_cache_is_killed_and_comes_back(
     transactional_db: None, valkey: Valkey, sinks: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the cache every attempt asks the database; when it is back, no old generation is believed."""
+    """Without the cache every attempt asks the database. When the cache is back, no old generation is trusted."""
     configs = configure(sinks, count=40)
     switches = [switch(configs[0], 0)]
     with Attempting(count=3) as attempting:
@@ -242,7 +245,7 @@ with transaction.atomic():
 def test_a_writer_that_dies_between_commit_and_generation_leaves_no_worker_behind(
     transactional_db: None, valkey: Valkey, sinks: list[int]
 ) -> None:
-    """The generation is dirty by then, and dirty means: ask the database."""
+    """The generation is already marked dirty, and a dirty generation means: ask the database."""
     configs = configure(sinks, count=2)
     switches = [switch(configs[0], 0)]
     with Attempting(count=2) as attempting:

@@ -1,4 +1,4 @@
-"""What a real worker and beat write with LOG_FORMAT=json."""
+"""The log lines of a real worker and beat with LOG_FORMAT=json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PASSWORD = "pAssw0rd-of-the-relay"
 
 
 def lines_of(stack: Stack) -> list[dict[str, Any]]:
-    """Every line that the processes wrote; whatever is not JSON raises."""
+    """Return every line that the processes wrote; raise an error for a line that is not JSON."""
     return [json.loads(line) for log in stack.folder.glob("*.log") for line in log.read_text().splitlines()]
 
 
@@ -37,19 +37,19 @@ def lines_of(stack: Stack) -> list[dict[str, Any]]:
 def test_every_line_is_an_object_and_each_attempt_has_one(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """From the start of worker and beat to their end: one by one and in a group, accepted, put off and refused."""
+    """From the start to the end of worker and beat: single mails and a group, accepted, deferred and refused."""
     faults = [
-        Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-reply", match="nobody@", times=None),
+        Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> secret-reply", match="unknown@", times=None),
         Fault(verb="RCPT", reply="450 4.2.0 <busy@example.com> secret-reply", match="busy@", times=1),
     ]
     activate(smtp_server(password=PASSWORD, faults=faults), name="Primary")
     current = stack(env={**PATIENT, "LOG_FORMAT": "json"})
     ids = [
         send_email.delay("secret-subject", "secret-body", to=[f"{who}@example.com"], priority="high").id
-        for who in ("kim", "nobody", "busy")
+        for who in ("kim", "unknown", "busy")
     ]
     submit_many(EmailMessage("secret-subject", "secret-body", to=[f"m{number}@example.com"]) for number in range(10))
-    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="the end of all mails")
+    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="all mails finished")
     current.end()
 
     lines = lines_of(current)
@@ -71,13 +71,13 @@ def test_every_line_is_an_object_and_each_attempt_has_one(
 
     written = current.logs()
     assert not [word for word in ("secret-", "example.com", PASSWORD) if word in written]
-    # Celery's own words for the same are left out.
+    # Celery's own lines about the same tasks are omitted.
     assert not [line for line in lines if line["logger"] in ("celery.app.trace", "celery.worker.strategy")]
     assert not [line for line in lines if "Sending due task" in line["message"]]
 
 
 def test_gunicorn_and_what_it_serves_write_objects_too(tmp_path: Path, transactional_db: None) -> None:
-    """From its start to its end, with a request that Django warns of between them."""
+    """From start to end, including a request that makes Django log a warning."""
     services.need("valkey")
     port = free_port()
     env = {"DJANGO_SETTINGS_MODULE": "config.settings", "LOG_FORMAT": "json"}

@@ -1,4 +1,4 @@
-"""The metrics of a real worker with two processes, beside what the ledger says."""
+"""The metrics of a real worker with two processes, compared with the ledger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "for-prometheus"
 
 
 def scrape(port: int) -> list[Sample]:
-    """What a worker serves."""
+    """Return the metrics that a worker serves."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         page = response.read().decode()
@@ -34,7 +34,7 @@ def scrape(port: int) -> list[Sample]:
 
 
 def total(samples: list[Sample], name: str, *by: str) -> Counter[tuple[str, ...]]:
-    """The sums of one metric by these labels."""
+    """Return the sums of one metric, grouped by these labels."""
     found: Counter[tuple[str, ...]] = Counter()
     for sample in samples:
         if sample.name == f"email_integration_{name}" and sample.value:
@@ -50,7 +50,7 @@ def is_settled() -> bool:
 def test_the_sums_of_two_processes_agree_with_the_ledger(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """One by one and in groups, accepted, put off and refused; and whoever has no token gets none of it."""
+    """Single mails and groups, accepted, deferred and refused. A request without the token gets no metrics."""
     port = free_port()
     refused = Fault(verb="RCPT", reply="550 5.1.1 no such user", times=3)
     put_off = Fault(verb="DOT", reply="451 4.3.0 no", times=3)
@@ -58,15 +58,13 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     current = stack(queues=OF_MAIL, env={**PATIENT, "WORKER_METRICS_PORT": str(port), "METRICS_TOKEN": TOKEN})
     for number in range(20):
         send_email.delay("One", "Text", to=[f"u{number}@example.com"], priority="high")
-    wait_until(is_settled, what="the end of those one by one")
+    wait_until(is_settled, what="the mails that were submitted one by one finished")
     activate(smtp_server(security="plain", user=None), name="Second")
     submit_many(EmailMessage("Many", "Text", to=[f"m{number}@example.com"]) for number in range(100))
-    wait_until(is_settled, what="the end of the group")
-    # Counted once it is committed, which is a moment later than it can be seen.
+    wait_until(is_settled, what="the group of mails finished")
+    # An outcome is counted after its commit, a moment after it becomes visible.
     finished_in_all = Delivery.objects.filter(status__in=FINAL).count()
-    wait_until(
-        lambda: total(scrape(port), "finished_total").total() >= finished_in_all, what="the count of the last ones"
-    )
+    wait_until(lambda: total(scrape(port), "finished_total").total() >= finished_in_all, what="the last mails counted")
     samples = scrape(port)
 
     attempts = Counter(DeliveryAttempt.objects.values_list("outcome", "smtp_config", "delivery__priority"))
@@ -81,7 +79,7 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
     assert total(samples, "connecting_seconds_count", "succeeded")[("yes",)] >= 2
     assert total(samples, "configuration_switches_total").total() >= 1
     assert total(samples, "sweep_seconds_count").total() >= 1
-    # Both of the worker's processes counted, which is what makes this a sum.
+    # Both of the worker's processes have counted, so this is really a sum.
     assert len(set(DeliveryAttempt.objects.values_list("worker", flat=True))) == 2
 
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -96,6 +94,6 @@ def test_the_sums_of_two_processes_agree_with_the_ledger(
 
 
 def folders(current: Stack) -> list[Path]:
-    """Where the worker's processes keep their metrics."""
+    """Return the folders in which the worker's processes keep their metrics."""
     maps = Path(f"/proc/{current.worker.pid}/maps").read_text()
     return sorted({Path(line.split()[-1]).parent for line in maps.splitlines() if line.endswith(".db")})

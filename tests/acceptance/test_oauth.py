@@ -1,4 +1,4 @@
-"""OAuth 2.0 with real workers: many processes and one token, and its secrets nowhere but sealed in their rows."""
+"""OAuth 2.0 with real workers: many processes share one token, and its secrets exist only sealed in their rows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.token_endpoint import CLIENT, REFRESH, SCOPE, SECRET, TokenEndpoint
 
 MAILS = 80
 
-#: In the environment's spelling.
+#: In the form that the environment uses.
 LOGS_IN_OFTEN = {**PATIENT, "SESSION_MAX_TRANSACTIONS": "2"}
 
-#: All that is secret here begins so, in the clear and in what is said to the server.
+#: All secrets here begin with this, in the clear and in the form sent to the server.
 FORMS = ("zY7~", base64.b64encode(b"zY7~access-token").decode()[:20])
 
 
@@ -34,7 +34,7 @@ FORMS = ("zY7~", base64.b64encode(b"zY7~access-token").decode()[:20])
 def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], certificates: Certificates
 ) -> None:
-    """Eight processes that log in again and again: one token at first, one more when it is revoked in mid-queue."""
+    """Eight processes log in repeatedly: they fetch one token, and one more when it is revoked while mail is queued."""
     with TokenEndpoint(certificates) as endpoint, everything_said_to_valkey() as said:
         endpoint.rotates = True
         server = smtp_server(check_token=endpoint.is_good)
@@ -45,7 +45,7 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         wait_until(lambda: len(server.messages) > MAILS / 3, what="the first third")
         assert len(endpoint.requests) == 1
         endpoint.revoke()
-        wait_until(lambda: not _waits(), what="the rest")
+        wait_until(lambda: not _waits(), what="the remaining mails finished")
         assert once_each(server)
         assert server.failed_auths > 0
         assert len(endpoint.requests) == 2
@@ -55,7 +55,7 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
         config.oauth_private_key = pem(key()) + pem_of(endpoint.certificate)
         config.save()
         send_email.delay("signed for", "B", to=["kim@example.com"])
-        wait_until(lambda: not _waits(), what="one more")
+        wait_until(lambda: not _waits(), what="another mail finished")
         assert "client_assertion" in endpoint.requests[-1]
         logs = running.logs()
     client = Client()
@@ -77,7 +77,10 @@ def test_many_processes_share_one_token_and_its_secrets_are_nowhere(
 def test_a_token_that_ends_while_its_endpoint_is_down_costs_time_and_no_mail(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], certificates: Certificates
 ) -> None:
-    """Tokens of three seconds in a queue of eight: the second is fetched ahead, the third cannot be, and mail waits."""
+    """Tokens last three seconds, the queue takes eight.
+
+    The second token is fetched ahead, the third cannot be fetched, and mail waits.
+    """
     with TokenEndpoint(certificates, seconds=3.0) as endpoint:
         server = smtp_server(check_token=endpoint.is_good)
         configure(server, endpoint)
@@ -86,10 +89,10 @@ def test_a_token_that_ends_while_its_endpoint_is_down_costs_time_and_no_mail(
         submit()
         wait_until(lambda: len(endpoint.requests) > 1, what="the second token")
         endpoint.instead = lambda: (503, {"Content-Type": "text/html"}, b"<p>Down")
-        wait_until(lambda: Delivery.objects.filter(status="deferred").exists(), what="mail that waits")
+        wait_until(lambda: Delivery.objects.filter(status="deferred").exists(), what="a waiting mail")
         assert OAuthToken.objects.exclude(error="").exists()
         endpoint.instead = None
-        wait_until(lambda: not _waits(), what="the rest")
+        wait_until(lambda: not _waits(), what="the remaining mails finished")
         assert once_each(server)
         assert server.failed_auths == 0
 

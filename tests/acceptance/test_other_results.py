@@ -1,4 +1,4 @@
-"""Results kept in Redis, as many projects have it, not in the database."""
+"""Results kept in Redis, as in many projects, instead of the database."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def mail(subject="Subject", to="kim@example.com", **more):
 
 found = {"result": mail("plain").delay().get(timeout=100)["status"]}
 try:
-    mail(to="nobody@example.com").apply_async(link_error=note_error.s(tag="error")).get(timeout=100)
+    mail(to="unknown@example.com").apply_async(link_error=note_error.s(tag="error")).get(timeout=100)
 except DeliveryFailed as error:
     found["failure"] = [error.code, error.status]
 try:
-    chain(mail(to="nobody@example.com"), note.s(tag="never")).apply_async().get(timeout=100)
+    chain(mail(to="unknown@example.com"), note.s(tag="never")).apply_async().get(timeout=100)
 except DeliveryFailed as error:
     found["chain of a failed mail"] = error.code
 found["chain"] = chain(mail("c1"), note.s(tag="chain"), mail("c2")).apply_async().get(timeout=100)["status"]
@@ -48,7 +48,7 @@ print("FOUND", json.dumps(found))
 @pytest.mark.extra
 def test_results_in_redis_say_the_same(stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path) -> None:
     server.inject(
-        Fault(verb="RCPT", reply="450 4.2.0 busy", times=1), Fault(verb="RCPT", reply="550 5.1.1 no", match="nobody@")
+        Fault(verb="RCPT", reply="450 4.2.0 busy", times=1), Fault(verb="RCPT", reply="550 5.1.1 no", match="unknown@")
     )
     results = {"ACCEPTANCE_RESULTS": services.valkey.url.replace("/0", "/1")}
     running = stack(env={**environment(tmp_path / "notes"), **results, "LOG_LEVEL": "INFO"})

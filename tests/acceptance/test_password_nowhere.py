@@ -1,4 +1,4 @@
-"""Password, private key and token are looked for wherever anybody could look: they are only where they are sealed."""
+"""Password, private key and token are searched for in every visible place: they exist only where they are sealed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def found_in(text: str) -> bool:
 
 @contextmanager
 def everything_said_to_valkey() -> Iterator[list[str]]:
-    """Every command that any process sends to the broker and cache."""
+    """Record every command that any process sends to the broker and cache."""
     said: list[str] = []
     client = redis.Redis.from_url(services.valkey.url, socket_timeout=60)
     ended = threading.Event()
@@ -76,7 +76,7 @@ def everything_said_to_valkey() -> Iterator[list[str]]:
 
 
 def everything_stored() -> str:
-    """Every row of every table, as the database gives it."""
+    """Return every row of every table, as the database returns it."""
     rows = []
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
@@ -90,14 +90,14 @@ def everything_stored() -> str:
 
 
 class Flower:
-    """A running Flower, asked with its password."""
+    """A running Flower, requested with its password."""
 
     def __init__(self, processes: Processes) -> None:
-        """Start it and wait until it answers."""
+        """Start Flower and wait until it answers."""
         self.port = free_port()
         command = ["flower", "--address=127.0.0.1", f"--port={self.port}", "--basic-auth=user:pass"]
         processes.start("flower", [sys.executable, "-m", "celery", "-A", "config", *command])
-        wait_until(lambda: self.answers(), what="Flower to answer")
+        wait_until(lambda: self.answers(), what="an answer of Flower")
 
     def get(self, path: str) -> str:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
@@ -113,7 +113,7 @@ class Flower:
 
 
 def admin_pages(client: Client) -> Iterator[tuple[str, str]]:
-    """Every page the admin has for this app: lists, add forms, every object's form, history and delete page."""
+    """Return every admin page of this app: lists, add forms, and each object's form, history and delete page."""
     for model in apps.get_app_config("email_integration").get_models():
         base = f"/admin/email_integration/{model._meta.model_name}/"
         if client.get(base).status_code == 404:
@@ -132,7 +132,7 @@ def admin_pages(client: Client) -> Iterator[tuple[str, str]]:
 def test_the_password_is_nowhere(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path, settings: Any, kept: str
 ) -> None:
-    """Database, dump, Valkey, logs, results, Flower and every admin page, after mails that went well and badly."""
+    """Search database, dump, Valkey, logs, results, Flower and every admin page, after successful and failed mails."""
     server = smtp_server(user="user", password=PASSWORD)
     (tmp_path / "smtp").write_text(PASSWORD)
     entered = PASSWORD if kept == "here" else f"file:{tmp_path}/smtp"
@@ -147,7 +147,7 @@ def test_the_password_is_nowhere(
         from_email="noreply@example.com",
         is_active=True,
     )
-    # Another, which is not active, with what such a one holds of OAuth.
+    # A second, inactive configuration, with the OAuth fields that such a row holds.
     signing = SMTPConfig.objects.create(
         name="Signing",
         host="localhost",
@@ -169,13 +169,13 @@ def test_the_password_is_nowhere(
             flower = Flower(processes)
             send_email.delay("S", "B", to=["kim@example.com"]).get(timeout=PATIENCE)
             server.inject(Fault(verb="AUTH", reply=f"535 5.7.8 {PASSWORD} is wrong", times=None))
-            running.restart_worker()  # so that it logs in anew
+            running.restart_worker()  # so that it logs in again
             refused = send_email.delay("S", "B", to=["lee@example.com"])
             wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 1, what="refused logins")
             config.host = "127.0.0.1"
             config.password = entered
             config.save()
-            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="Flower to know the task")
+            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="the task in Flower")
             pages = {
                 path: flower.get(path)
                 for path in (
@@ -218,7 +218,7 @@ CONTENTS = {"subject": 10, "body": 10, "header": 10, "attachment": 10}
 
 
 def given_of(kind: str, secret: str) -> dict[str, str]:
-    """The fields of a configuration that logs in by a secret of that kind."""
+    """Return the fields of a configuration that logs in with a secret of that kind."""
     if kind == "password":
         return {"password": secret}
     grants = {"refresh_token": "refresh_token", "private_key": "jwt_bearer"}
@@ -233,7 +233,7 @@ def given_of(kind: str, secret: str) -> dict[str, str]:
 
 
 def planted(server: SMTPServer) -> dict[str, list[str]]:
-    """Plant secrets of all kinds in configurations and tokens; the first password is that of the active one."""
+    """Plant secrets of all kinds in configurations and tokens. The first password belongs to the active one."""
     secrets: dict[str, list[str]] = {kind: [new(kind) for _ in range(number)] for kind, number in CREDENTIALS.items()}
     keys = [pem(key(f"planted {number}", 2048)) for number in range(CREDENTIALS["private_key"])]
     secrets["private_key"] = [line for one in keys for line in (one.splitlines()[4],)]
@@ -258,7 +258,7 @@ def planted(server: SMTPServer) -> dict[str, list[str]]:
 def test_two_hundred_secrets_are_nowhere(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], tmp_path: Path, settings: Any
 ) -> None:
-    """Of all kinds, in all places; the contents of mails too, but for the pages of those who may see them."""
+    """Secrets of all kinds, in all places. Mail contents too, except on the pages for users who may see them."""
     first = new("password")
     server = smtp_server(user="user", password=first)
     secrets = planted(server)
@@ -276,21 +276,21 @@ def test_two_hundred_secrets_are_nowhere(
         with everything_said_to_valkey() as said:
             running = stack(env={"LOG_LEVEL": "DEBUG"})
             flower = Flower(processes)
-            server.inject(Fault(verb="RCPT", reply="550 5.1.1 no such user", match="nobody@", times=None))
+            server.inject(Fault(verb="RCPT", reply="550 5.1.1 no such user", match="unknown@", times=None))
             for number in range(10):
                 send_email.delay(
                     contents["subject"][number],
                     contents["body"][number],
-                    to=["nobody@example.com" if number % 3 == 0 else "kim@example.com"],
+                    to=["unknown@example.com" if number % 3 == 0 else "kim@example.com"],
                     headers={"X-Secret": contents["header"][number]},
                     attachments=[("a.txt", contents["attachment"][number], "text/plain")],
                 )
-            wait_until(lambda: not Delivery.objects.filter(finished_at=None).exists(), what="all mails to end")
+            wait_until(lambda: not Delivery.objects.filter(finished_at=None).exists(), what="all mails finished")
             server.inject(Fault(verb="AUTH", reply=f"535 5.7.8 {first} is wrong", times=None))
             running.restart_worker()
             refused = send_email.delay(contents["subject"][0], contents["body"][0], to=["lee@example.com"])
             wait_until(lambda: Delivery.objects.get(pk=refused.id).attempts > 0, what="a refused login")
-            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="Flower to know the task")
+            wait_until(lambda: refused.id in flower.get("/api/tasks"), what="the task in Flower")
             pages = {
                 path: flower.get(path)
                 for path in ("/api/tasks", "/tasks", f"/task/{refused.id}", "/workers", "/metrics")
@@ -318,7 +318,7 @@ def test_two_hundred_secrets_are_nowhere(
 
 
 def error_mails(user: Any, secrets: dict[str, list[str]], settings: Any) -> str:
-    """What a project is told of forms with secrets that could not be sealed."""
+    """Return the error mails about forms with secrets that could not be sealed."""
     settings.DEBUG = False
     settings.ADMINS = ["ada@example.com"] if django.VERSION >= (6, 0) else [("Ada", "ada@example.com")]
     handler = AdminEmailHandler(include_html=True)

@@ -1,4 +1,4 @@
-"""A flood of mail leaves half of its worker's processes to other tasks, and takes all of a worker of mail alone."""
+"""A flood of mail takes half of a worker's processes, or all of them if the worker serves only mail queues."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MAILS = 5000
 OTHERS = 30
 PROCESSES = 4
 
-#: What a worker logs at the end of a task that has sent mail.
+#: The line that a worker logs at the end of a task that has sent mail.
 SLICE = re.compile(r"Task email_integration\.tasks\.dispatch\[\S+ succeeded in \S+: \{'")
 
 
 @pytest.fixture
 def flood(smtp_server: Callable[..., SMTPServer], activate: Activate) -> Callable[[], SMTPServer]:
-    """Thousands of mails, to a server that takes its time for each."""
+    """Queue thousands of mails for a server that is slow to take each one."""
 
     def flood() -> SMTPServer:
         server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.1)])
@@ -44,17 +44,17 @@ def flood(smtp_server: Callable[..., SMTPServer], activate: Activate) -> Callabl
 
 
 def dispatching() -> int:
-    """How many processes have mail in hand."""
+    """Return how many processes have claimed mail."""
     return DeliveryBatch.objects.exclude(owner="").values("owner").distinct().count()
 
 
 def slices(running: Stack) -> int:
-    """How many tasks that have sent mail are over."""
+    """Return how many tasks that sent mail have ended."""
     return len(SLICE.findall(running.worker.read_log()))
 
 
 def waiting() -> int:
-    """How many wake-ups wait in the broker."""
+    """Return how many wake-ups wait in the broker."""
     with current_app.connection_for_read() as connection:
         return int(connection.default_channel.queue_declare("mail").message_count)
 
@@ -62,7 +62,7 @@ def waiting() -> int:
 def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
     stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
-    """What they wait for is counted in slices of dispatchers: on a busy machine those take longer too."""
+    """The wait of other tasks is counted in dispatcher slices, because these also take longer on a busy machine."""
     running = stack(concurrency=PROCESSES, env={**PATIENT, **environment(tmp_path / "notes")})
     server = flood()
     wait_until(lambda: dispatching() == PROCESSES // 2, what="half of the processes dispatch")
@@ -81,7 +81,7 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
         begun = slices(running)
         waited.append(begun - before)
         assert waited[-1] <= PROCESSES
-        # The next one comes to others that dispatch.
+        # The next task meets other dispatchers.
         wait_until(lambda begun=begun: slices(running) > begun, what="the end of a slice")
 
     print(f"slices that other tasks waited for: {waited}")
@@ -92,9 +92,9 @@ def test_other_tasks_of_a_worker_begin_while_mail_floods_it(
 def test_a_worker_of_mail_alone_dispatches_in_all_of_its_processes(
     stack: Callable[..., Stack], flood: Callable[[], SMTPServer], tmp_path: Path
 ) -> None:
-    """However long that lasts, no wake-ups pile up in the broker: there is not one more with each slice of time.
+    """No wake-ups pile up in the broker, however long the flood lasts: a slice does not add one each time.
 
-    A few more than dispatchers come where a busy machine takes seconds to take them.
+    On a machine so busy that workers take seconds to receive a wake-up, there may be a few more than dispatchers.
     """
     running = stack(concurrency=PROCESSES, queues=OF_MAIL, env={**PATIENT, **environment(tmp_path / "notes")})
     flood()

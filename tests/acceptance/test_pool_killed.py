@@ -1,4 +1,4 @@
-"""All processes of a worker's pool are killed at once: those that Celery forks in their place send."""
+"""All processes of a worker's pool are killed at once; the processes that Celery forks to replace them send mail."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ pytestmark = pytest.mark.extra
 def test_a_process_that_is_forked_at_any_moment_sends(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
 ) -> None:
-    """No thread of the main process holds a lock just then: of a module that it imports, or in its database."""
+    """A fork copies no lock held by a thread of the main process, neither of a module import nor of its database."""
     held = {"ACCEPTANCE_INCLUDE": "tests.acceptance.held_import"}
     running = stack(queues=OF_MAIL, env={**environment(tmp_path / "notes"), **held})
-    killed = set(wait_until(lambda: children(running.worker.pid), what="the pool"))
+    killed = set(wait_until(lambda: children(running.worker.pid), what="the pool processes"))
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: len(set(children(running.worker.pid)) - killed) == len(killed) == 2, what="processes in their place"
-    )
+    wait_until(lambda: len(set(children(running.worker.pid)) - killed) == len(killed) == 2, what="new pool processes")
     for number in range(20):
         send_email.delay(f"Mail {number}", "Text", to=["kim@example.com"])
     wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 20, what="the mails")

@@ -1,4 +1,4 @@
-"""Mails that are submitted first and sent when their signature is run: the broker knows their ids and nothing else."""
+"""Mails that are submitted first and sent when their signature runs: the broker knows only their ids."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_chain_goes_on_from_a_prepared_mail_and_the_broker_holds_nothing_of_it
 
 
 def test_until_it_is_run_nothing_sends_it(server: SMTPServer) -> None:
-    """No wake-up, no sweep, no fixed configuration and no person."""
+    """No wake-up, sweep, corrected configuration or person sends it."""
     mail = prepare("not yet")
     dispatch.apply_async(("mail",), queue="mail")
     retry_now.wake()
@@ -85,7 +85,7 @@ def test_in_groups_chords_links_and_as_a_replacement(server: SMTPServer, notes: 
     server.inject(DEFERRED_FIRST, REFUSED)
     links = {"link": note.s(tag=f"{tag}-link"), "link_error": note_error.s(tag=f"{tag}-error")}
     linked = prepare("linked").apply_async(**links)
-    refused = prepare("refused", to="nobody@example.com").apply_async(**links)
+    refused = prepare("refused", to="unknown@example.com").apply_async(**links)
     together = group(prepare(f"group {number}") for number in range(2)).apply_async()
     body = chord([prepare("header"), note.si(7, tag=f"{tag}-header")])(note.s(tag=f"{tag}-body"))
     to_all = chord([note.si(7, tag=f"{tag}-header")])(prepare("body"))
@@ -104,14 +104,17 @@ def test_in_groups_chords_links_and_as_a_replacement(server: SMTPServer, notes: 
     assert became.get(timeout=PATIENCE)["status"] == "accepted"
     assert len(member.get(timeout=PATIENCE)) == 2
     quiet()
-    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), what="what follows")
+    wait_until(lambda: len(server.messages) == 9 and notes(f"{tag}-became"), what="the continuations")
     assert [len(notes(f"{tag}-{word}")) for word in ("link", "body", "became", "members")] == [1] * 4
     assert [found[0] for found in notes(f"{tag}-error")] == [refused.id]
     assert not Delivery.objects.filter(status="prepared").exists()
 
 
 def test_run_twice_it_is_sent_once_and_continued_once(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """The same id again changes nothing, before and after the end; another is told how the mail stands."""
+    """A second run with the same id changes nothing, before and after the mail is settled.
+
+    Another id returns its state.
+    """
     server.inject(DEFERRED_FIRST)
     mail = prepare("twice")
     link = note.s(tag=tag)
@@ -130,7 +133,7 @@ def test_run_twice_it_is_sent_once_and_continued_once(server: SMTPServer, notes:
 
 
 def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """A caller that was interrupted prepares again, and its chain is complete."""
+    """A caller that was interrupted prepares the mail again, and its chain is complete."""
     prepare("once", idempotency_key=tag)
     again = prepare("once", idempotency_key=tag)
     assert chain(again, note.s(tag=tag)).apply_async().get(timeout=PATIENCE)["status"] == "accepted"
@@ -143,7 +146,7 @@ def test_prepared_twice_with_one_key_it_is_one_mail(server: SMTPServer, notes: N
 def test_what_ended_before_it_was_run_fails_what_follows(server: SMTPServer, notes: Notes, tag: str) -> None:
     cancelled, expired = prepare("never"), prepare("never", expires_at=timezone.now() + dt.timedelta(seconds=0.2))
     assert transitions.cancel(cancelled.kwargs["delivery_id"]) is not None
-    wait_until(lambda: delivery_of(expired).status == "expired", what="expired")
+    wait_until(lambda: delivery_of(expired).status == "expired", what="the mail expired")
     for mail, status in ((cancelled, "cancelled"), (expired, "expired")):
         started = {"task_id": f"{tag}-{status}", "link_error": note_error.s(tag=f"{tag}-error")}
         for _ in range(2):
@@ -181,7 +184,7 @@ def test_a_rollback_leaves_nothing_and_the_signature_fails(server: SMTPServer, n
 
 
 def test_run_in_the_transaction_that_prepares_it(server: SMTPServer, notes: Notes, tag: str) -> None:
-    """As the first step of a chain it is sent after the commit, and not at all after a rollback."""
+    """As the first step of a chain, it is sent after the commit, and not sent after a rollback."""
     with transaction.atomic():
         result = chain(prepare("kept"), note.s(tag=tag)).apply_async()
     with transaction.atomic():
@@ -216,7 +219,7 @@ signature(sys.argv[3], kwargs={"delivery_id": sys.argv[4]}, app=app).apply_async
 """
     arguments = [services.broker.url, tag, mail.task, mail.kwargs["delivery_id"]]
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=PATIENCE, env={})
-    wait_until(lambda: notes(tag), what="what follows")
+    wait_until(lambda: notes(tag), what="the continuation")
     quiet()
     assert [found[0]["id"] for found in notes(tag)] == [mail.kwargs["delivery_id"]]
     assert subjects(server) == ["by name"]
@@ -228,7 +231,7 @@ def test_a_person_sends_a_copy_of_what_is_never_run(server: SMTPServer) -> None:
     mail = prepare("stranded")
     assert not send_now(mail.kwargs["delivery_id"])
     copy = resend(mail.kwargs["delivery_id"])
-    wait_until(lambda: Delivery.objects.get(pk=copy.pk).status == "accepted", what="accepted")
+    wait_until(lambda: Delivery.objects.get(pk=copy.pk).status == "accepted", what="the mail accepted")
     assert delivery_of(mail).status == "prepared"
 
 
@@ -252,13 +255,13 @@ def test_eagerly_and_called_directly(server: SMTPServer, tag: str, app: Stack, m
     finally:
         current_app.conf.task_always_eager = False
     mail = prepare("direct")
-    assert mail()["status"] in {"queued", "sending", "accepted"}  # a worker may be at it at once
+    assert mail()["status"] in {"queued", "sending", "accepted"}  # a worker may take it at once
     assert AsyncResult(mail.kwargs["delivery_id"]).get(timeout=PATIENCE)["status"] == "accepted"
     assert subjects(server) == ["direct", "eager"]
 
 
 def test_revoking_the_result_of_a_prepared_mail_cancels_it(server: SMTPServer) -> None:
-    """Although the result has an id of its own."""
+    """The result has a different id from the mail's."""
     mail = prepare()
     result = mail.apply_async(countdown=3600)
     assert result.id != mail.kwargs["delivery_id"]

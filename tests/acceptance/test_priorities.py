@@ -1,4 +1,4 @@
-"""Priorities at work: what is urgent does not wait behind what is many."""
+"""Priorities: an urgent mail does not wait behind a large bulk."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BULK = 2000
 def test_a_high_mail_leaves_before_thousands_of_bulk_that_came_first(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """With a worker for each, and a server that takes its time for every mail.
+    """There is a worker for each priority, and a server that is slow to take each mail.
 
-    What it waits for is counted in mails of the bulk: on a busy machine they take longer too.
+    The wait is counted in bulk mails, because these also take longer on a busy machine.
     """
     server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.1)])
     activate(server)
@@ -34,7 +34,7 @@ def test_a_high_mail_leaves_before_thousands_of_bulk_that_came_first(
     current.start_worker(queues=("mail.high",))
     bulk = [EmailMessage("bulk", "Text", to=[f"u{number}@example.com"]) for number in range(BULK)]
     assert make_backend(priority="bulk").send_messages(bulk) == BULK
-    wait_until(lambda: server.messages, what="the first of the bulk")
+    wait_until(lambda: server.messages, what="the first bulk mails")
 
     before = len(server.messages)
     send_email.delay("urgent", "Text", to=["kim@example.com"], priority="high")

@@ -1,4 +1,4 @@
-"""The queues of mail: a worker without options serves all of them, and a message goes to one."""
+"""The mail queues: a worker without options serves all of them, and each message goes to one."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NO_MAIL = "This worker serves no mail queue"
 def test_a_plain_worker_serves_every_priority(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """``celery -A config worker``, as everybody types it, and beat."""
+    """The usual command, ``celery -A config worker``, and beat."""
     activate(smtp_server())
     running = stack()
     for number in range(MAILS):
         for priority in Priority.values:
             send_email.delay(f"{priority} {number}", "Text", to=["kim@example.com"], priority=priority)
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 3 * MAILS, what="all accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 3 * MAILS, what="all mails accepted")
     accepted = Delivery.objects.filter(status="accepted").order_by().values_list("priority").annotate(Count("pk"))
     assert dict(accepted) == dict.fromkeys(Priority.values, MAILS)
     assert NO_MAIL not in running.worker.read_log()
@@ -41,7 +41,9 @@ def test_a_plain_worker_serves_every_priority(
 def test_a_worker_of_other_queues_says_that_it_serves_no_mail(stack: Callable[..., Stack]) -> None:
     running = stack(beat=False)
     other = running.start_worker(queues=("celery", "mail.sweep"))
-    other.wait_for_log(f"{NO_MAIL}: it takes from celery, mail.sweep. Mail waits in mail.high, mail, mail.bulk;")
+    other.wait_for_log(
+        f"{NO_MAIL}. Its queues are celery, mail.sweep, and the mail queues are mail.high, mail, mail.bulk."
+    )
 
 
 def test_a_worker_that_can_keep_no_journal_says_so_if_it_serves_mail(
@@ -56,13 +58,13 @@ def test_a_worker_that_can_keep_no_journal_says_so_if_it_serves_mail(
 
 
 def test_one_message_to_each_queue_arrives_in_that_queue_alone(fresh_process: None) -> None:
-    """Which kombu's defaults would not do: all queues would be bound to one exchange by one key."""
+    """Kombu's defaults would not do this: they would bind all queues to one exchange by one key."""
     services.need_broker()
     queues = [queue.name for queue in settings.CELERY_TASK_QUEUES]
     assert len(queues) == 5
     services.broker.flush()
     try:
-        # Each is there before the first message, as with a worker that serves all of them.
+        # Each queue exists before the first message, as with a worker that serves all of them.
         with current_app.connection_for_write() as connection:
             for queue in current_app.amqp.queues.values():
                 queue(connection.default_channel).declare()
@@ -76,7 +78,7 @@ def test_one_message_to_each_queue_arrives_in_that_queue_alone(fresh_process: No
 
 @pytest.mark.parametrize("queue", ["mail.high", "mail", "mail.bulk", "mail.sweep", "celery"])
 def test_a_queue_is_declared_as_celery_declares_a_missing_one(queue: str) -> None:
-    """So that brokers which have it from a worker with ``-Q``, and other projects, see no difference."""
+    """Brokers that know it from a worker with ``-Q``, and other projects, see no difference."""
     declared = current_app.amqp.queues[queue]
     missing = current_app.amqp.Queues([], create_missing=True)[queue]
     assert (declared.exchange.name, declared.exchange.type, declared.routing_key) == (queue, "direct", queue)

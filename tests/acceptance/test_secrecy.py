@@ -1,4 +1,4 @@
-"""Nothing of a mail, and no password, where many eyes are: broker, results, events, logs."""
+"""No mail content and no password reaches the widely visible places: broker, results, events and logs."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def send(local_part: str, **options: Any) -> Any:
 
 
 def leaks(text: str) -> list[str]:
-    """The lines that tell what they should not."""
+    """Return the lines that disclose content or secrets."""
     secrets = [*SECRETS, base64.b64encode(PASSWORD.encode()).decode()]
     return [line[:300] for line in text.splitlines() if any(secret in line for secret in secrets)]
 
 
 def broker_contents() -> str:
-    """Everything Valkey holds, message bodies decoded, and what waits in RabbitMQ where that is the broker."""
+    """Return everything in Valkey, with decoded message bodies, and the queues of RabbitMQ if that is the broker."""
     client = redis.Redis.from_url(services.valkey.url, decode_responses=True)
     lines = _in_rabbitmq()
     for key in client.scan_iter():
@@ -96,19 +96,19 @@ def _in_rabbitmq() -> list[str]:
 
 @contextmanager
 def recorded_events() -> Iterator[list[dict[str, Any]]]:
-    """What Flower gets to see."""
+    """Record the events that Flower would receive."""
     events: list[dict[str, Any]] = []
     listening = threading.Event()
-    # A connection of its own for each thread; the pool may have one that an earlier test has cut.
+    # Each thread opens a new connection; the pool may hold one that an earlier test has cut.
     with current_app.connection_for_read() as connection, current_app.connection_for_write() as asking:
         receiver = current_app.events.Receiver(connection, handlers={"*": events.append})
         receiver.on_consume_ready = lambda *_, **__: listening.set()
         thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None, "wakeup": False})
         thread.start()
         try:
-            # What is published before anything listens is lost.
+            # Events published before a receiver listens are lost.
             assert listening.wait(PATIENCE)
-            # As Flower does it; workers publish none by themselves.
+            # Flower does this too; workers publish no events until they are asked.
             current_app.control.enable_events(reply=True, connection=asking)
             yield events
         finally:
@@ -131,7 +131,7 @@ def test_a_mail_after_another_task_travels_with_it_and_after_a_mail_does_not(
     assert leaks(broker_contents())
 
     app.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, what="all five")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 5, what="all five mails")
 
 
 def test_nothing_of_a_mail_is_disclosed(
@@ -145,24 +145,24 @@ def test_nothing_of_a_mail_is_disclosed(
     activate(server)
     server.inject(
         Fault(verb="RCPT", reply="450 4.2.0 <busy@example.com> has a secret-body", match="busy@", times=None),
-        Fault(verb="RCPT", reply="550 5.1.1 <nobody@example.com> secret-subject", match="nobody@", times=None),
+        Fault(verb="RCPT", reply="550 5.1.1 <unknown@example.com> secret-subject", match="unknown@", times=None),
         Fault(verb="RCPT", reply="550 5.1.1 <cc@example.com> secret-subject", match="cc@", times=None),
     )
     with recorded_events() as events:
         links = {"link": note.s(tag=tag), "link_error": note_error.s(tag=f"{tag}-error")}
-        deferred, failed, good = send("busy", **links), send("nobody", **links), send("kim", **links)
+        deferred, failed, good = send("busy", **links), send("unknown", **links), send("kim", **links)
         assert good.get(timeout=PATIENCE)["status"] == "accepted"
         with pytest.raises(DeliveryFailed):
             failed.get(timeout=PATIENCE)
-        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", what="RETRY")
+        wait_until(lambda: AsyncResult(deferred.id).state == "RETRY", what="the state RETRY")
         waiting = AsyncResult(deferred.id).result
         assert isinstance(waiting, DeliveryDeferred)
-        assert (waiting.code, waiting.reason) == (450, "the recipient was put off (450 4.2.0)")
+        assert (waiting.code, waiting.reason) == (450, "the recipient was temporarily refused (450 4.2.0)")
         assert not leaks(broker_contents())
         kinds = {"task-received", "task-succeeded", "task-failed", "task-retried"}
         wait_until(lambda: kinds <= {event["type"] for event in events}, what="an event of each kind")
-        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), what="the links")
-    # With no worker there, what is submitted stays in the broker to be looked at.
+        wait_until(lambda: notes(tag) and notes(f"{tag}-error"), what="the links called")
+    # No worker runs, so the submitted messages stay in the broker for inspection.
     app.worker.end()
     for number in range(3):
         send(f"kim{number}", **links)
@@ -171,11 +171,11 @@ def test_nothing_of_a_mail_is_disclosed(
     assert "email_integration.tasks.dispatch" in contents
     assert not leaks(contents)
     app.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 4, what="the rest")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == 4, what="the remaining mails accepted")
 
     (retried, *_) = [event for event in events if event["type"] == "task-retried"]
     assert retried["uuid"] == deferred.id
-    assert "DeliveryDeferred(450, 'the recipient was put off (450 4.2.0)')" in retried["exception"]
+    assert "DeliveryDeferred(450, 'the recipient was temporarily refused (450 4.2.0)')" in retried["exception"]
     assert not leaks("\n".join(json.dumps(event, default=repr) for event in events))
     rows = TaskResult.objects.values()
     assert rows

@@ -1,4 +1,4 @@
-"""Running workers follow the active configuration: all of them, at once, however it was changed."""
+"""All running workers follow the active configuration at once, however it was changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stack import Stack
 
 Serve = Callable[..., SMTPServer]
 
-#: Long enough for both processes to have a share of a round.
+#: Enough mails for both processes to send some of them.
 SLOW = Fault(verb="DOT", delay=0.05)
 ROUND = 120
 
@@ -27,7 +27,7 @@ def serve(smtp_server: Serve) -> SMTPServer:
 
 
 def send_round(word: str) -> None:
-    """Send some mails and wait until they are accepted; both processes have sent some."""
+    """Send some mails and wait until they are accepted and both processes have sent some."""
     with transaction.atomic():
         ids = [send_email.delay(word, "Text", to=["kim@example.com"]).id for _ in range(ROUND)]
     wait_until(
@@ -82,7 +82,7 @@ def test_mail_waits_while_there_is_no_server_and_leaves_once_there_is(
     config = activate(serve(smtp_server), "Off", is_active=False)
     results = [send_email.delay("waits", "Text", to=["kim@example.com"]) for _ in range(3)]
     waiting = Delivery.objects.filter(status="deferred", reason__contains=NO_SERVER)
-    wait_until(lambda: waiting.count() == 3, what="three that wait")
+    wait_until(lambda: waiting.count() == 3, what="three waiting mails")
     assert {result.state for result in results} == {"RETRY"}
     assert all(result.result.code is None for result in results)
     config.is_active = True

@@ -1,4 +1,4 @@
-"""A task per mail in Celery's events, only while a worker sends events of tasks: counted at the broker."""
+"""Celery's task events for each mail, sent only while a worker sends task events: counted at the broker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BULK = 30
 
 @contextmanager
 def heard() -> Iterator[list[dict[str, Any]]]:
-    """All events from now on, of which no worker is asked for any."""
+    """Record all events from now on, without asking any worker to send events."""
     events: list[dict[str, Any]] = []
     listening = threading.Event()
     with current_app.connection_for_read() as connection:
@@ -44,23 +44,28 @@ def heard() -> Iterator[list[dict[str, Any]]]:
 
 
 def send(subject: str) -> list[str]:
-    """Send one by itself and some tens together; return their ids once all are accepted."""
+    """Send one single mail and a bulk; return their ids once all are accepted."""
     one = str(send_email.delay(subject, "Text", to=["kim@example.com"]).id)
     ids = [one, *submit_many(EmailMessage(subject, "Text", to=[f"kim{number}@example.com"]) for number in range(BULK))]
-    wait_until(lambda: Delivery.objects.filter(pk__in=ids, status="accepted").count() == len(ids), what="all accepted")
+    wait_until(
+        lambda: Delivery.objects.filter(pk__in=ids, status="accepted").count() == len(ids), what="all mails accepted"
+    )
     return ids
 
 
 def send_and_go_on(subject: str) -> list[str]:
-    """The same, and wait until a worker's only process has gone on from them: it has sent one more mail."""
+    """Send as ``send()`` does, then wait until the worker has sent one further mail.
+
+    The worker has a single process, so it has then finished with the mails before.
+    """
     ids = send(subject)
     one_more = send_email.delay("one more", "Text", to=["kim@example.com"]).id
-    wait_until(lambda: Delivery.objects.get(pk=one_more).status == "accepted", what="one more")
+    wait_until(lambda: Delivery.objects.get(pk=one_more).status == "accepted", what="one more mail accepted")
     return ids
 
 
 def of(events: list[dict[str, Any]], ids: list[str]) -> Counter[str]:
-    """How many events of each type there are of these mails."""
+    """Return the number of events of each type for these mails."""
     return Counter(event["type"] for event in events if event.get("uuid") in ids)
 
 
@@ -69,7 +74,7 @@ def complete() -> Counter[str]:
 
 
 def require_complete(events: list[dict[str, Any]], ids: list[str]) -> None:
-    """Wait for the events of these mails, and see that they are what Celery would have sent."""
+    """Wait for the events of these mails, and check that they equal those that Celery would send."""
     wait_until(lambda: of(events, ids)["task-succeeded"] == len(ids), what="the events of all mails")
     assert of(events, ids) == complete()
     mine = [event for event in events if event.get("uuid") in ids]
@@ -83,7 +88,7 @@ def require_complete(events: list[dict[str, Any]], ids: list[str]) -> None:
 def test_events_are_sent_from_when_they_are_switched_on_until_they_are_off(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
 ) -> None:
-    """Nothing of a mail is in the broker before and after, though others listen; their order proves it."""
+    """Before and after, no event of a mail is in the broker, although others listen. The order of events proves it."""
     stack(beat=False, concurrency=1, env=environment(tmp_path / "notes"))
     with heard() as events:
         before = send_and_go_on("before")
@@ -99,7 +104,7 @@ def test_events_are_sent_from_when_they_are_switched_on_until_they_are_off(
 def test_a_worker_that_sends_events_from_its_start_sends_those_of_mails(
     stack: Callable[..., Stack], server: SMTPServer, tmp_path: Path
 ) -> None:
-    """With ``-E``, or the setting that it stands for."""
+    """With ``-E``, or with the equivalent setting."""
     with heard() as events:
         stack(beat=False, env={**environment(tmp_path / "notes"), "ACCEPTANCE_EVENTS": "1"})
         require_complete(events, send("from the start"))

@@ -1,4 +1,4 @@
-"""What docs/deployment.md says of TERM: a worker finishes what it has claimed, and nothing else."""
+"""The promise of docs/deployment.md about TERM: a worker finishes the mails that it has claimed, and no others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAILS = 200
 def test_what_is_claimed_is_finished_on_term_and_the_rest_is_left(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate
 ) -> None:
-    """Nothing is in doubt, nothing under way is left, and the next worker has the rest."""
+    """No mail is in doubt or left in progress, and the next worker sends the rest."""
     server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=0.2)])
     activate(server)
     running = stack(env=PATIENT)
@@ -41,5 +41,5 @@ def test_what_is_claimed_is_finished_on_term_and_the_rest_is_left(
     assert {session.verbs[-1] for session in server.sessions} == {"QUIT"}
     server.clear_faults()
     running.start_worker()
-    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, what="all accepted")
+    wait_until(lambda: Delivery.objects.filter(status="accepted").count() == MAILS, what="all mails accepted")
     assert {*Counter(message.subject for message in server.messages).values()} == {1}

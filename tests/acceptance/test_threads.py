@@ -1,4 +1,4 @@
-"""Workers of threads (``celery worker -P threads``), which share one pool of SMTP sessions."""
+"""Thread workers (``celery worker -P threads``), which share one pool of SMTP sessions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ THREADS = 8
 
 @pytest.fixture
 def open_sessions() -> list[int]:
-    """How many sessions were open each time that a mail was accepted."""
+    """Return how many sessions were open at each acceptance of a mail."""
     return []
 
 
 @pytest.fixture
 def server(smtp_server: Callable[..., SMTPServer], activate: Activate, open_sessions: list[int]) -> SMTPServer:
-    """A server that takes its time, so that threads are at it together."""
+    """A slow server, so that several threads send to it at the same time."""
 
     def look(message: Message) -> None:
         open_sessions.append(sum(session.is_open for session in server.sessions))
@@ -62,7 +62,7 @@ def test_threads_share_sessions_and_never_open_too_many(
     env = {**PATIENT, "SESSIONS": "3", "PYTHONWARNINGS": "always"}
     running = stack(pool="threads", concurrency=THREADS, env=env)
     submit()
-    wait_until(all_are_accepted, what="all accepted")
+    wait_until(all_are_accepted, what="all mails accepted")
     assert arrived_once(server)
     assert max(open_sessions) == 3
     assert len(server.sessions) < 10
@@ -74,9 +74,9 @@ def test_threads_share_sessions_and_never_open_too_many(
 
 
 def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..., Stack], server: SMTPServer) -> None:
-    """What is claimed is finished, and the rest is left to the next worker."""
+    """The worker finishes the mails that it has claimed; the next worker sends the rest."""
     server.clear_faults()
-    server.inject(Fault(verb="DOT", delay=0.2))  # that some are left, however late the signal is heard
+    server.inject(Fault(verb="DOT", delay=0.2))  # enough that some are left, however late the signal arrives
     running = stack(pool="threads", concurrency=THREADS, env=PATIENT)
     submit()
     wait_until(lambda: len(server.messages) >= 20, what="the first mails")
@@ -88,5 +88,5 @@ def test_a_worker_of_threads_that_is_terminated_loses_nothing(stack: Callable[..
     assert not Delivery.objects.exclude(batch="").exists()
     server.clear_faults()
     running.start_worker()
-    wait_until(all_are_accepted, what="all accepted")
+    wait_until(all_are_accepted, what="all mails accepted")
     assert arrived_once(server)

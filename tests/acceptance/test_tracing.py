@@ -1,4 +1,4 @@
-"""A trace that begins here and goes on in a real worker."""
+"""A trace that begins in this process and continues in a real worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.extra
 def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(
     stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer], activate: Activate, tmp_path: Path
 ) -> None:
-    """One by one and in a group, in two processes that were forked from one."""
+    """Single mails and a group, in two processes that were forked from one."""
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider())
     spans = tmp_path / "spans"
@@ -42,13 +42,13 @@ def test_a_worker_s_attempts_are_of_the_trace_that_the_mail_was_submitted_in(
         submit_many(EmailMessage("secret-subject", "B", to=["kim@example.com"]) for _ in range(20))
     finally:
         instrumentation.install(before)
-    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="the end of all mails")
+    wait_until(lambda: not Delivery.objects.exclude(status__in=FINAL).exists(), what="all mails finished")
 
     def delivers() -> list[dict[str, dict[str, str]]]:
         found = [json.loads(line) for line in spans.read_text().splitlines()]
         return [span for span in found if span["name"].startswith("deliver ")]
 
-    wait_until(lambda: len(delivers()) == 21, what="a span of each attempt")
+    wait_until(lambda: len(delivers()) == 21, what="a span for each attempt")
     exported = {one["attributes"]["messaging.message.id"]: one["context"]["trace_id"][2:] for one in delivers()}
     context = dict(Delivery.objects.values_list("pk", "traceparent"))
     assert exported == {pk: traceparent.split("-")[1] for pk, traceparent in context.items()}

@@ -1,4 +1,4 @@
-"""A new version is put in place while mail flows: old and new code work on the migrated tables at once."""
+"""A new version is deployed while mail flows: old and new code use the migrated tables at the same time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.extra
 
 FIELD = '    campaign = models.CharField(max_length=20, db_default="none")\n'
 
-#: A line of the model's.
+#: A line of the model, beside which the new field goes.
 BESIDE = "    options = models.TextField(blank=True)\n"
 
 MIGRATION = """
@@ -37,7 +37,7 @@ class Migration(migrations.Migration):
     ]
 """
 
-#: What an application does: a mail now and then, each in a transaction of its own, until there is a file.
+#: An application that submits a mail now and then, each in its own transaction, until a file exists.
 SUBMITTER = """
 import os, sys, time
 import django
@@ -60,7 +60,7 @@ SMTPConfig.objects.create(
 
 
 class Version:
-    """The code of one version, with processes of its own, beside the others of which there is one."""
+    """The code of one version and its processes, which run beside those of the other version."""
 
     def __init__(self, name: str, code: Path, folder: Path, common: dict[str, str]) -> None:
         self.name = name
@@ -81,7 +81,7 @@ class Version:
 
 
 def group_of(child: int) -> int:
-    """The worker that this process of a pool is of; 0 when it has ended."""
+    """Return the worker of this pool process (its process group), or 0 if the process has ended."""
     try:
         return os.getpgid(child)
     except ProcessLookupError:
@@ -89,7 +89,7 @@ def group_of(child: int) -> int:
 
 
 def next_version(folder: Path) -> Path:
-    """A copy of the package with a migration more: a column that may not be NULL, with a default of the database's."""
+    """Return a copy of the package with one more migration: a NOT NULL column with a database default."""
     code = folder / "next"
     shutil.copytree(ROOT / "worker", code, ignore=shutil.ignore_patterns("__pycache__"))
     app = code / "email_integration"
@@ -105,7 +105,7 @@ def next_version(folder: Path) -> Path:
 def test_an_old_and_a_new_worker_share_the_mail_and_none_is_lost_or_doubled(
     valkey: Valkey, smtp_server: Callable[..., SMTPServer], tmp_path: Path
 ) -> None:
-    """Migrated by the new version amid the mails of the old one; then workers, at last what submits."""
+    """The new version migrates while the old one sends; then its workers start, then its web process."""
     server = smtp_server(security="plain", user=None)
     file = tmp_path / "db.sqlite3"
     times = {name: str(value) for name, value in FAST.items()}
@@ -114,7 +114,7 @@ def test_an_old_and_a_new_worker_share_the_mail_and_none_is_lost_or_doubled(
     new = Version("new", next_version(tmp_path), tmp_path, common)
 
     def accepted() -> Counter[int]:
-        """How many mails each worker has sent, by its process id; that of those that have ended is 0."""
+        """Return how many mails each worker has sent, by process id; 0 stands for pool processes that have ended."""
         with sqlite3.connect(file, timeout=20) as database:
             asked = "SELECT worker FROM email_integration_delivery WHERE status = 'accepted'"
             children = [int(worker.rpartition(":")[2]) for (worker,) in database.execute(asked)]
@@ -139,7 +139,7 @@ def test_an_old_and_a_new_worker_share_the_mail_and_none_is_lost_or_doubled(
         second = new.start_worker()
         new_web = new.submit(until=tmp_path / "new-ends")
         before = accepted()
-        wait_until(lambda: has_sent(10, first, second), what="mails of both")
+        wait_until(lambda: has_sent(10, first, second), what="mails of both versions")
         (tmp_path / "old-ends").touch()
         assert old_web.wait(seconds=PATIENCE) == 0, old_web.read_log()
         first.end()

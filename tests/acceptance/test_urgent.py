@@ -1,4 +1,4 @@
-"""What is urgent goes before a flood that came first, also where one worker serves all queues."""
+"""Urgent mail overtakes an earlier flood, also where one worker serves all queues."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.stack import PATIENT, Stack
 
 pytestmark = pytest.mark.extra
 
-#: Seconds that the server takes for each.
+#: Seconds that the server takes for each mail.
 DELAY = 0.05
 
-#: Mails that the urgent ones go past.
+#: Mails that the urgent ones overtake.
 BULK = 50_000
 
 #: Urgent mails, one after the other.
@@ -35,13 +35,13 @@ def test_an_urgent_mail_waits_for_no_more_than_a_slice_of_a_flood(
     activate: Activate,
     concurrency: int,
 ) -> None:
-    """A fifth of the flood takes the server ten times as long as an urgent mail needs, and more of it is left."""
+    """A fifth of the flood takes ten times as long as an urgent mail needs, and more than a fifth is still queued."""
     server = smtp_server(security="plain", user=None, faults=[Fault(verb="DOT", delay=DELAY)])
     activate(server)
     flood = (EmailMessage("bulk", "Text", to=[f"u{number}@example.com"]) for number in range(BULK))
     assert len(submit_many(flood)) == BULK
     stack(beat=False, concurrency=concurrency, env=PATIENT)
-    wait_until(lambda: len(server.messages) > 100, what="the flood")
+    wait_until(lambda: len(server.messages) > 100, what="the first hundred bulk mails")
     waited = []
     for number in range(URGENT):
         assert Delivery.objects.filter(priority="bulk", status="queued").count() > BULK / 5
@@ -55,6 +55,6 @@ def test_an_urgent_mail_waits_for_no_more_than_a_slice_of_a_flood(
 
 
 def _place(server: SMTPServer, subject: str) -> int:
-    """At which place, from 1, the server has taken it; 0 for not yet."""
+    """Return the position, from 1, of the mail with this subject at the server; 0 if it has not arrived."""
     subjects = [message.subject for message in server.messages]
     return subjects.index(subject) + 1 if subject in subjects else 0

@@ -1,6 +1,6 @@
-"""The walks of docs/tutorial.md and docs/adding.md: every file written and every command run as it stands there.
+"""The steps of docs/tutorial.md and docs/adding.md: the test writes every file and runs every command as shown.
 
-Only the ports are others, for those of the page may be taken.
+Only the ports differ, because those of the pages may be in use.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .pages import blocks
 ROOT = Path(__file__).resolve().parents[2]
 
 _OWN_TERMINAL = re.compile(r"terminal of its own")
-#: A machine that has its hands full takes several times as long as an idle one: half a minute each.
+#: Each takes half a minute on an idle machine, and several times as long on a busy one.
 pytestmark = pytest.mark.extra
 
 _READY = {"worker": " ready.", "beat": "beat: Starting"}
 
 
 def packages(folder: Path) -> Path:
-    """All that is installed here but this package, for a venv that shall install it by itself and has no network."""
+    """Link all installed packages except this one, for a venv that installs this package without a network."""
     folder.mkdir()
     for path in map(Path, sys.path):
         if path.name != "site-packages":
@@ -45,7 +45,7 @@ def packages(folder: Path) -> Path:
 
 
 class Walk:
-    """Somebody in a folder, with a shell, some terminals and an editor."""
+    """A reader's folder, shell, terminals and editor."""
 
     def __init__(self, folder: Path, *, ports: dict[int, int]) -> None:
         self.folder = folder / "walk"
@@ -72,12 +72,12 @@ class Walk:
         )
 
     def follow(self, page: Path) -> None:
-        """Do all that the page says to a reader with the Django in use, in its order."""
+        """Follow all instructions of the page for the Django in use, in their order."""
         said = ""
         is_terminal = False
         for block in blocks(self.with_our_ports(page.read_text())):
             before, kind, text = block.before, block.kind, block.text
-            # Blocks that follow each other share the paragraph before the first.
+            # Consecutive blocks share the paragraph before the first.
             is_terminal = bool(_OWN_TERMINAL.search(before)) or (is_terminal and not before)
             if kind == "python":
                 self._edit(before, text)
@@ -90,20 +90,20 @@ class Walk:
                     assert line in said.splitlines()
 
     def repeat(self, page: Path, word: str) -> None:
-        """Run the commands with that word again: the page has said to do the same in the admin before."""
+        """Run the commands that contain ``word`` again, as for a reader who did the same in the admin before."""
         for block in blocks(self.with_our_ports(page.read_text())):
             if block.kind == "sh" and word in block.text:
                 self.run(block.text)
 
     def run(self, commands: str) -> str:
-        """What they print; each must succeed."""
+        """Return the output of the commands; each must succeed."""
         script = f"set -e\n{commands}\ndeclare -px > {self._state}\n"
         done = subprocess.run(self._shell(script), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout
 
     def is_of_the_wheel(self) -> bool:
-        """Whether the app that runs there is the one that the walker has installed."""
+        """Return whether the app that runs there is the one installed from the wheel."""
         where = self.run("python -c 'import email_integration; print(email_integration.__file__)'")
         return Path(where.strip()).is_relative_to(self.folder / ".venv")
 
@@ -111,7 +111,7 @@ class Walk:
         return "\n".join(f"--- {terminal.name}\n{terminal.read_log()[-4000:]}" for terminal in self._terminals)
 
     def printed(self, port: int) -> str:
-        """What the terminal with that port of the page has printed."""
+        """Return the output of the terminal that uses this port of the page."""
         (found,) = [terminal for terminal in self._terminals if str(self._ports[port]) in terminal.name]
         return found.read_log()
 
@@ -120,7 +120,7 @@ class Walk:
             terminal.end()
 
     def with_our_ports(self, text: str) -> str:
-        """The text, with the free ports in the place of those that the pages name."""
+        """Return the text with free ports in place of the ports that the pages name."""
         return re.sub(r"\b\d{4}\b", lambda found: str(self._ports.get(int(found[0]), found[0])), text)
 
     def _edit(self, before: str, text: str) -> None:
@@ -129,9 +129,9 @@ class Walk:
             file.write(text if how == "Write" else f"\n{text}")
 
     def open_terminal(self, command: str) -> None:
-        """Start what goes on running, and wait until it does."""
+        """Start a long-running command, and wait until it is ready."""
         number = len(self._terminals)
-        # What one terminal exports, another one does not have.
+        # A variable exported in one terminal does not exist in another.
         known = f"' {' '.join(self._known)} '"
         forget = f'for name in $(compgen -e); do case {known} in *" $name "*) ;; *) unset $name;; esac; done'
         terminal = Process(
@@ -158,14 +158,14 @@ def _answers(port: int) -> bool:
 
 @pytest.fixture
 def walk(tmp_path: Path, valkey: Valkey) -> Iterator[Walk]:
-    """In an empty folder, with the wheel, a Redis server, and free ports in the place of those of the page."""
+    """An empty folder with the wheel, a Redis server, and free ports in place of those of the page."""
     walk = Walk(tmp_path, ports={6379: valkey.port, **{port: free_port() for port in (8000, 8025, 8026)}})
     yield walk
     walk.close()
 
 
 def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -> None:
-    """Run as it stands: the first mails come out of the first server, those after the switch out of the second."""
+    """The first server receives the first mails, the second server those after the switch."""
     walk.follow(ROOT / "docs" / "tutorial.md")
 
     newest = walk.run("python manage.py delivery list --limit 1").split()[0]
@@ -175,17 +175,17 @@ def test_the_tutorial_leads_to_the_first_mail_and_through_a_switch(walk: Walk) -
     assert "Subject: Welcome" in walk.printed(8025)
     assert "Subject: Switched" in walk.printed(8026)
     assert "Subject: Switched" not in walk.printed(8025)
-    # A reader who has added both in the admin before.
+    # Run the same commands for a reader who has added both configurations in the admin before.
     walk.repeat(ROOT / "docs" / "tutorial.md", "SMTPConfig.objects")
 
 
-#: What a project has before, in its settings.
+#: The settings of a project before it adds the app.
 _SETTINGS = """
 CELERY_BROKER_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_FROM_EMAIL = "proj@example.com"
 """
 
-#: Its server: Django takes one or the other.
+#: The project's mail server: each Django accepts one of the two forms.
 _MAILERS = """
 MAILERS = {
     "default": {
@@ -202,7 +202,7 @@ EMAIL_TIMEOUT = 5
 
 
 def test_a_project_that_sends_mail_goes_on_sending_through_this_app(walk: Walk) -> None:
-    """Run as it stands, in a project with a Celery app and a mail server in Django's settings."""
+    """Follow the page in a project with a Celery app and a mail server in Django's settings."""
     walk.run("python3 -m venv .venv\n. .venv/bin/activate\npython -m django startproject proj .")
     (walk.folder / "proj" / "celery.py").write_text(CELERY)
     (walk.folder / "proj" / "__init__.py").write_text("from .celery import app as celery_app\n")

@@ -1,4 +1,4 @@
-"""The project of this checkout on each Django: nothing in it that Python or Django warns of."""
+"""The project of this checkout on each Django: neither Python nor Django warns about its code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.acceptance.conftest import Activate
 from tests.acceptance.test_switch import Serve
 from tests.stack import Stack
 
-#: Every warning is an error, but the one of Celery about root, as whom CI works.
+#: Every warning is an error, except Celery's about root: CI runs as root.
 STRICT = {"PYTHONWARNINGS": "error,ignore:You're running the worker with superuser privileges"}
 
 
@@ -33,7 +33,7 @@ def test_a_worker_and_beat_start_and_send_without_a_warning(
     ids=["no server", "a server"],
 )
 def test_the_checks_are_silent(stack: Callable[..., Stack], server: dict[str, str]) -> None:
-    """Whether the environment names a server or not."""
+    """They are silent with and without a server in the environment."""
     given = {**STRICT, **server, "DEFAULT_FROM_EMAIL": "noreply@example.com"}
     done = stack(beat=False, env=given).run("check", "--fail-level", "WARNING")
     assert (done.stdout, done.stderr) == ("System check identified no issues (0 silenced).\n", "")

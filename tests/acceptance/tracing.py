@@ -1,4 +1,4 @@
-"""What a project does to have its workers' spans: here they go into a file."""
+"""The code with which a project records its workers' spans; here it writes them to a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPANS = "ACCEPTANCE_SPANS"
 @worker_process_init.connect
 def trace_here(**kwargs: Any) -> None:
     provider = TracerProvider()
-    file = open(os.environ[SPANS], "a", buffering=1)  # noqa: SIM115  # as long as the process lives
+    file = open(os.environ[SPANS], "a", buffering=1)  # noqa: SIM115  # stays open as long as the process lives
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=file, formatter=_line)))
     trace.set_tracer_provider(provider)
 

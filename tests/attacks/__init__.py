@@ -1,1 +1,1 @@
-"""Attacks on what is promised of secrets and people: one file for each way, and each test fails without its defence."""
+"""Attacks on promises about secrets and people: one file for each way. Each test fails without its defence."""

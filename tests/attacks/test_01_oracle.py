@@ -1,4 +1,4 @@
-"""The app decrypts a copied ciphertext for no one: it opens in its own field of its own row, and nowhere else."""
+"""The app decrypts no copied ciphertext: a ciphertext opens only in its own field of its own row."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Serve = Callable[..., SMTPServer]
 
 
 def column(row: models.Model, name: str = "password") -> str:
-    """What stands in the database."""
+    """Return the column's value as the database stores it."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {name} FROM {row._meta.db_table} WHERE {row._meta.pk.column} = %s", [row.pk])
         return str(cursor.fetchone()[0])
 
 
 def write(row: models.Model, value: str, name: str = "password") -> None:
-    """Write past Django."""
+    """Write to the database directly, without Django's models."""
     with connection.cursor() as cursor:
         table, key = row._meta.db_table, row._meta.pk.column
         cursor.execute(f"UPDATE {table} SET {name} = %s WHERE {key} = %s", [value, row.pk])
@@ -54,7 +54,7 @@ def opened(row: SMTPConfig, name: str = "password") -> Any:
 
 
 def sealed(row: SMTPConfig, name: str = "password") -> Any:
-    """As ``values()`` gives it."""
+    """Return the sealed value, as ``values()`` gives it."""
     return SMTPConfig.objects.values_list(name, flat=True).get(pk=row.pk)
 
 
@@ -68,14 +68,14 @@ def mine() -> SMTPConfig:
     return config("Mine", password="my own", host="localhost")
 
 
-# -- text is text -----------------------------------------------------------------------------------------------------
+# -- text stays text --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["new", "own"])
 def test_a_column_that_is_pasted_into_the_connection_test_is_sent_as_it_is(
     which: str, victim: SMTPConfig, smtp_server: Serve
 ) -> None:
-    """It is what a backup shows; the password itself never reaches a server that the tester has named."""
+    """Backups show the sealed column. The password itself never reaches a server that the tester has named."""
     stolen = column(victim)
     client: Client = logged_in("view_smtpconfig", "add_smtpconfig", "change_smtpconfig", "test_smtpconfig")
     own = config("Mine", password="my own", host="localhost") if which == "own" else None
@@ -113,7 +113,7 @@ def test_a_pasted_column_is_stored_as_a_password_of_these_letters(victim: SMTPCo
     assert column(mine) != stolen
 
 
-def test_what_a_dump_says_is_sealed_is_nothing_that_a_form_or_code_can_say(victim: SMTPConfig) -> None:
+def test_a_sealed_value_of_a_dump_cannot_be_entered_by_a_form_or_code(victim: SMTPConfig) -> None:
     out = StringIO()
     call_command("dumpdata", "email_integration.smtpconfig", stdout=out)
     stolen = json.loads(out.getvalue())[0]["fields"]["password"]
@@ -131,7 +131,7 @@ def test_what_a_dump_says_is_sealed_is_nothing_that_a_form_or_code_can_say(victi
         assert field.clean(text, victim) == text
 
 
-# -- a ciphertext opens in its place only -----------------------------------------------------------------------------
+# -- a ciphertext opens only in its place -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -149,7 +149,7 @@ def test_a_column_of_another_field_of_the_same_row_does_not_open(victim: SMTPCon
 
 
 def test_an_old_password_of_the_same_row_opens(victim: SMTPConfig) -> None:
-    """A backup that is put back is no attack."""
+    """Restoring a backup is not an attack."""
     before = column(victim)
     victim.password = "newer"
     victim.save()
@@ -157,7 +157,7 @@ def test_an_old_password_of_the_same_row_opens(victim: SMTPConfig) -> None:
     assert opened(victim) == SECRET
 
 
-def test_what_was_moved_goes_to_no_server_and_people_learn_of_it(
+def test_a_moved_secret_is_sent_to_no_server_and_the_reason_is_shown(
     victim: SMTPConfig, mine: SMTPConfig, smtp_server: Serve
 ) -> None:
     server = smtp_server(password=SECRET)
@@ -176,16 +176,16 @@ def test_what_was_moved_goes_to_no_server_and_people_learn_of_it(
 
 
 def test_both_commands_name_the_row(victim: SMTPConfig, mine: SMTPConfig) -> None:
-    """Both commands name the row, and no key is asked for that would not help."""
+    """Both commands name the row, and neither asks for a key, because no key would help."""
     write(mine, column(victim))
     out = StringIO()
     with pytest.raises(SystemExit):
         call_command("rotate_smtp_passwords", stdout=out)
-    assert "✗ “Mine”: a secret in this row was sealed for another row" in out.getvalue()
-    assert "1 password under the newest key already" in out.getvalue()
+    assert "✗ “Mine”: a secret in this row was encrypted for another row" in out.getvalue()
+    assert "1 password already encrypted with the newest key" in out.getvalue()
     found = [one for one in configuration.diagnose_passwords() if one.level != "ok"]
     assert [one.text for one in found] == [
-        "A secret of “Mine”, which is not active, was sealed for another row or another field"
+        "A secret of “Mine”, which is not active, was encrypted for another row or another field"
     ]
 
 
@@ -257,9 +257,9 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("_"))
 def test_a_sealed_value_is_not_copied(way: Callable[..., None], victim: SMTPConfig, mine: SMTPConfig) -> None:
-    """Each way is refused in words that say so, and leaves all as it was."""
+    """Each way is refused with an error that says so, and all rows stay unchanged."""
     before = {row.pk: [column(row, name) for name in SECRETS] for row in (victim, mine)}
-    with pytest.raises((SecretUnreadable, TypeError), match=r"another|one row|copied"), transaction.atomic():
+    with pytest.raises((SecretUnreadable, TypeError), match=r"another|one row|cannot copy"), transaction.atomic():
         way(victim, mine)
     assert {row.pk: [column(row, name) for name in SECRETS] for row in SMTPConfig.objects.all()} == before
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_opened_is_not_copied_by_the_admin(victim: SMTPConfig, mi
 
 
 def test_the_history_brings_back_no_password_of_another(victim: SMTPConfig, mine: SMTPConfig) -> None:
-    """A version of the one, saved as the other, has the secrets of the row that it is saved into."""
+    """An earlier version of one row, saved as another row, is refused, and that row keeps its own secrets."""
     earlier = victim.history.first().instance
     assert earlier.password == SECRET
     earlier.pk = mine.pk
@@ -295,7 +295,7 @@ def test_the_history_brings_back_no_password_of_another(victim: SMTPConfig, mine
 
 
 def test_text_that_is_copied_by_code_is_sealed_anew(victim: SMTPConfig, mine: SMTPConfig) -> None:
-    """Who has the text needs no ciphertext: each row has one of its own."""
+    """Code that has the text needs no ciphertext: each row gets its own."""
     mine.password = victim.password
     mine.save()
     assert opened(mine) == SECRET
@@ -309,7 +309,7 @@ def test_text_that_is_copied_by_code_is_sealed_anew(victim: SMTPConfig, mine: SM
 
 
 def test_text_for_no_row_in_particular_is_not_stored(victim: SMTPConfig) -> None:
-    """The managers of migrations have no update() of ours."""
+    """The managers of migrations do not have our update()."""
     with pytest.raises(TypeError, match="one row"), transaction.atomic():
         models.QuerySet(SMTPConfig).update(password="plain")
     assert opened(victim) == SECRET
@@ -333,7 +333,7 @@ def test_an_access_token_of_another_configuration_does_not_open(victim: SMTPConf
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 @pytest.mark.parametrize("forged", [False, True], ids=["copied", "and made to fit"])
 def test_a_content_opens_in_no_other_mail(size: int, forged: bool, settings: Any) -> None:
-    """With all that belongs to it, and by whichever way it got there, so that it is shown to no other recipient."""
+    """The content is copied with all its columns, in several ways; it is never shown to another mail's recipient."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
     settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": 10**9}
     secret, own = submitted(body="the secret" * size), submitted(body="another body")
@@ -350,7 +350,7 @@ def test_a_content_opens_in_no_other_mail(size: int, forged: bool, settings: Any
     _is_not_opened(own, "another mail")
     Delivery.objects.filter(pk=own.pk).update(content_seal=F("message_id"))
     _is_not_opened(own, "damaged")
-    # Taken for a content that is not sealed, it has another length; and were that changed too, it says nothing.
+    # Read as an unsealed content it has the wrong length; even with the right length it would disclose nothing.
     Delivery.objects.filter(pk=own.pk).update(content_seal="")
     with pytest.raises(ContentUnavailable, match="damaged"):
         content.read(Delivery.objects.get(pk=own.pk))
@@ -371,7 +371,7 @@ def _is_not_opened(row: Delivery, says: str) -> None:
 
 
 def test_a_file_opens_for_no_other_mail(settings: Any, tmp_path: Path) -> None:
-    """Named in its row, with the seal that belongs to it."""
+    """The file is named in the other mail's row, with the seal that belongs to the file."""
     _keep_in_files(settings, tmp_path)
     secret, own = submitted(body="the secret"), submitted(body="another body")
     names = ("content_file", "content_size", "content_seal")
@@ -389,7 +389,7 @@ def _keep_in_files(settings: Any, folder: Path) -> None:
 
 
 def test_a_password_is_not_read_as_a_content(settings: Any, victim: SMTPConfig) -> None:
-    """Nor a content as a password: neither by its seal nor by its octets."""
+    """A content is not read as a password either, neither by its seal nor by its octets."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": True}
     own = submitted()
     token = column(victim)
@@ -403,7 +403,7 @@ def test_a_password_is_not_read_as_a_content(settings: Any, victim: SMTPConfig) 
         content.read(Delivery.objects.get(pk=own.pk))
     mail = submitted(body="a mail")
     write(victim, column(mail, "content_seal"))
-    assert opened(victim) == column(mail, "content_seal")  # a password of these letters, which says nothing
+    assert opened(victim) == column(mail, "content_seal")  # a password of these letters, which discloses nothing
     write(victim, "fernet$1$" + base64.urlsafe_b64encode(bytes(mail.content)).decode())
     with pytest.raises(SecretUnreadable, match="cannot be opened"):
         opened(victim)
@@ -439,7 +439,10 @@ def test_a_dump_of_mails_loads_again(tmp_path: Path, settings: Any) -> None:
 
 
 def test_a_text_in_a_dump_is_a_text(tmp_path: Path, victim: SMTPConfig) -> None:
-    """A ciphertext as text is a password of these letters, and so is what is written into a fixture by hand."""
+    """A ciphertext that is loaded as text becomes a password of these letters.
+
+    So does a hand-written fixture's text.
+    """
     stolen = column(victim)
     for password in (stolen, "written by hand"):
         fields = {"name": "Mine", "host": "h", "from_email": "a@example.com", "password": password}

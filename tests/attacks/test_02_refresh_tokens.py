@@ -1,4 +1,7 @@
-"""The newest refresh token survives, and no old one is shown again, for which all would be revoked (RFC 9700 §4.14)."""
+"""The newest refresh token survives.
+
+No old one is sent again, because the provider would revoke all (RFC 9700 §4.14).
+"""
 
 # ruff: noqa: F811  # a fixture that is imported has the name of the argument
 
@@ -46,7 +49,7 @@ pytestmark = [
 
 @pytest.fixture
 def used(configure: Configure, endpoint: TokenEndpoint) -> SMTPConfig:
-    """A configuration whose first refresh token was replaced by another."""
+    """A configuration whose first refresh token has been replaced by another."""
     endpoint.rotates = True
     config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=REFRESH)
     tokens().current()
@@ -55,7 +58,7 @@ def used(configure: Configure, endpoint: TokenEndpoint) -> SMTPConfig:
 
 
 def goes_on(endpoint: TokenEndpoint) -> None:
-    """Mail is sent, the next token is had too, and no old refresh token was ever shown."""
+    """Check that mail is sent, the next token can be fetched, and no old refresh token was ever sent."""
     pool.close()
     assert all_accepted(send())
     tokens().another()
@@ -70,7 +73,7 @@ def typed(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
     return form_of(config, **oauth_fields(config, **changes))
 
 
-# -- what people change -----------------------------------------------------------------------------------------------
+# -- changes by users -------------------------------------------------------------------------------------------------
 
 
 def test_a_new_client_secret(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
@@ -84,7 +87,7 @@ def test_a_new_client_secret(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
 
 @pytest.mark.parametrize("changes", [{"oauth_scope": ""}, {"oauth_authorization_endpoint": "https://x.example/a"}])
 def test_a_changed_field(used: SMTPConfig, endpoint: TokenEndpoint, changes: dict[str, Any]) -> None:
-    """And back again."""
+    """The field is changed, changed back and changed again."""
     client = logged_in(superuser=True)
     for fields in (changes, {"oauth_scope": SCOPE, "timeout": 6}, changes):
         assert client.post(url("change", used.pk), typed(used, **fields)).status_code == 302
@@ -97,7 +100,7 @@ def test_a_new_secret_key(used: SMTPConfig, endpoint: TokenEndpoint, settings: A
 
 
 def test_new_password_keys(used: SMTPConfig, endpoint: TokenEndpoint, settings: Any) -> None:
-    """The old ones are given up once all is sealed anew."""
+    """The old keys are removed once all secrets are sealed with the new key."""
     old = settings.EMAIL_INTEGRATION["SMTP_PASSWORD_KEYS"]
     new = Fernet.generate_key().decode()
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [new, *old]}
@@ -108,7 +111,7 @@ def test_new_password_keys(used: SMTPConfig, endpoint: TokenEndpoint, settings: 
 
 
 def test_a_lost_key_has_no_old_one_shown(used: SMTPConfig, endpoint: TokenEndpoint, settings: Any) -> None:
-    """With the configuration repaired by hand, from a note."""
+    """A user repairs the configuration by hand, with the noted first refresh token."""
     new = Fernet.generate_key().decode()
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [new]}
     used.oauth_client_secret, used.oauth_refresh_token = "zY7~client-secret-q2X", REFRESH
@@ -119,7 +122,7 @@ def test_a_lost_key_has_no_old_one_shown(used: SMTPConfig, endpoint: TokenEndpoi
 
 
 def test_the_first_one_entered_again(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """The form asks for all secrets once the host has changed, and people have the one that they noted down."""
+    """After a change of host the form asks for all secrets again, and the user enters the noted first token."""
     again = {"oauth_client_secret": "zY7~client-secret-q2X", "oauth_refresh_token": REFRESH, "host": "127.0.0.1"}
     assert logged_in(superuser=True).post(url("change", used.pk), typed(used, **again)).status_code == 302
     stored = SMTPConfig.objects.get()
@@ -144,12 +147,12 @@ def test_deleted_and_made_again(used: SMTPConfig, endpoint: TokenEndpoint, confi
     goes_on(endpoint)
 
 
-# -- tests ------------------------------------------------------------------------------------------------------------
+# -- connection tests -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes", [{}, {"oauth_scope": ""}, {"timeout": 7}])
 def test_tests_with_an_unsaved_change(used: SMTPConfig, endpoint: TokenEndpoint, changes: dict[str, Any]) -> None:
-    """As often as one likes, and mail goes on between them."""
+    """The test can run any number of times, and mail is sent between the runs."""
     client = logged_in(superuser=True)
     for _ in range(2):
         page = client.post(url("test", used.pk), typed(used, **changes), headers={"X-Requested-With": "fetch"})
@@ -158,7 +161,7 @@ def test_tests_with_an_unsaved_change(used: SMTPConfig, endpoint: TokenEndpoint,
 
 
 def test_a_test_before_anything_was_fetched(configure: Configure, endpoint: TokenEndpoint) -> None:
-    """What it gets back is stored, also where the settings that it was made with are not."""
+    """The token that a test receives is stored, even if the test's settings are not."""
     endpoint.rotates = True
     config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=REFRESH)
     for data in (typed(config, oauth_scope=""), typed(config)):
@@ -169,12 +172,12 @@ def test_a_test_before_anything_was_fetched(configure: Configure, endpoint: Toke
     goes_on(endpoint)
 
 
-def test_what_is_tested_and_then_saved(
+def test_a_token_that_is_tested_and_then_saved_works(
     endpoint: TokenEndpoint,
     server: SMTPServer,
     configure: Configure,
 ) -> None:
-    """It is typed once, tested, which replaces it, and saved as it was typed."""
+    """The token is typed once, tested, which replaces it, and saved as typed."""
     endpoint.rotates = True
     config = configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token="zY7~withdrawn")
     client = logged_in(superuser=True)
@@ -203,7 +206,7 @@ def test_a_new_configuration_tested_and_then_saved(
 
 
 def test_a_test_that_fails_at_the_server(used: SMTPConfig, endpoint: TokenEndpoint, server: SMTPServer) -> None:
-    """The token came before, and is not lost with the test."""
+    """The token arrives before the failure and is not lost."""
     server.inject(Fault(verb="AUTH", reply="535 5.7.8 no", times=None))
     test = run_typed(used, typed(used, oauth_scope=""), user=None)
     assert test.report is not None
@@ -212,11 +215,11 @@ def test_a_test_that_fails_at_the_server(used: SMTPConfig, endpoint: TokenEndpoi
     goes_on(endpoint)
 
 
-# -- several that have the same one -----------------------------------------------------------------------------------
+# -- configurations that share a refresh token ------------------------------------------------------------------------
 
 
 def test_a_duplicate_goes_by_the_same(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """Both are of the same mailbox: whichever fetches, both have the newest."""
+    """Both serve the same mailbox: whichever configuration fetches a token, both have the newest."""
     client = logged_in(superuser=True)
     client.post(url("changelist"), {"action": "duplicate", "_selected_action": used.pk})
     copy = SMTPConfig.objects.exclude(pk=used.pk).get()
@@ -231,7 +234,7 @@ def test_a_duplicate_goes_by_the_same(used: SMTPConfig, endpoint: TokenEndpoint)
 
 
 def test_two_at_once(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """The original, its duplicate, and tests of both."""
+    """Test the original and its duplicate, stored and with unsaved changes, all at once."""
     client = logged_in(superuser=True)
     client.post(url("changelist"), {"action": "duplicate", "_selected_action": used.pk})
     both = list(SMTPConfig.objects.all())
@@ -301,7 +304,7 @@ def test_a_race_that_is_lost(
     endpoint: TokenEndpoint,
     meanwhile: Callable[[int], None],
 ) -> None:
-    """The settings are others when the answer comes, and what came with it is not lost."""
+    """The settings have changed by the time the answer arrives, and its token is not lost."""
 
     def answer() -> Any:
         endpoint.instead = None
@@ -315,7 +318,7 @@ def test_a_race_that_is_lost(
 
 
 def test_an_answer_that_came_after_a_newer_one(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """A process that was stopped for longer than its lease does not put its own in the place of a newer one."""
+    """A process that was stopped for longer than its lease does not overwrite a newer token."""
     row = RefreshFamily.objects.get()
     long_ago = row.asked_at - dt.timedelta(seconds=1)
     families.keep(row.pk, "zY7~stale", provider=row.provider, asked_at=long_ago)
@@ -324,9 +327,9 @@ def test_an_answer_that_came_after_a_newer_one(used: SMTPConfig, endpoint: Token
 
 @pytest.mark.parametrize("writes", [False, True])
 def test_a_transaction_that_is_rolled_back(used: SMTPConfig, endpoint: TokenEndpoint, writes: bool) -> None:
-    """The endpoint has replaced the token, whatever comes of our transaction.
+    """The endpoint has replaced the token, even if our transaction is rolled back.
 
-    Where the database lets only one write, none is shown that could not be kept.
+    Where the database allows only one writer, no token is sent if its successor could not be stored.
     """
     _end_access_token()
     pool.close()
@@ -336,7 +339,7 @@ def test_a_transaction_that_is_rolled_back(used: SMTPConfig, endpoint: TokenEndp
         if writes:
             models.QuerySet(SMTPConfig).update(timeout=9)
         if connection.vendor == "sqlite":
-            with pytest.raises(DeliveryDeferred, match="cannot be kept"):
+            with pytest.raises(DeliveryDeferred, match="cannot be stored"):
                 direct.send_directly(message)
         else:
             direct.send_directly(message)
@@ -348,7 +351,7 @@ def test_a_transaction_that_is_rolled_back(used: SMTPConfig, endpoint: TokenEndp
 def test_a_database_that_is_away_when_the_answer_comes(
     used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is written once there is one again, before any other is shown."""
+    """The new token is stored once the database is back, before any other token is sent."""
     real, failing = families._write, [True]
 
     def write(*given: Any) -> None:
@@ -359,7 +362,7 @@ def test_a_database_that_is_away_when_the_answer_comes(
     monkeypatch.setattr(families, "_write", write)
     tokens().another()
     before = len(endpoint.requests)
-    with pytest.raises(NoToken, match="cannot be kept"):
+    with pytest.raises(NoToken, match="cannot be stored"):
         tokens().another()
     assert len(endpoint.requests) == before
     failing.clear()
@@ -368,7 +371,7 @@ def test_a_database_that_is_away_when_the_answer_comes(
 
 
 def test_a_clock_that_was_ahead(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """That of the host which has fetched the token before."""
+    """The clock was ahead on the host that fetched the previous token."""
     RefreshFamily.objects.update(asked_at=ago(-3600))
     for _ in range(2):
         goes_on(endpoint)
@@ -378,16 +381,19 @@ def _end_access_token() -> None:
     OAuthToken.objects.update(expires_at=ago(1))
 
 
-# -- where it is kept elsewhere ---------------------------------------------------------------------------------------
+# -- tokens outside the app, named by a reference ---------------------------------------------------------------------
 
 
-def test_one_that_is_kept_elsewhere(
+def test_an_external_token_stays_unchanged(
     configure: Configure,
     endpoint: TokenEndpoint,
     tmp_path: Path,
     settings: Any,
 ) -> None:
-    """It stays there as it was; the newest is ours. Another one there takes its place, the same again does not."""
+    """The external token stays unchanged; the app stores the newest.
+
+    A new external token replaces it, the same does not.
+    """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_REFERENCES": [f"file:{tmp_path}/*"]}
     endpoint.rotates = True
     place = tmp_path / "token"
@@ -406,11 +412,11 @@ def test_one_that_is_kept_elsewhere(
     goes_on(endpoint)
 
 
-# -- and no new ways --------------------------------------------------------------------------------------------------
+# -- no new attacks ---------------------------------------------------------------------------------------------------
 
 
 def test_an_old_one_that_is_noted_down_gets_no_newer_one(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """It is shown to the provider that gave it. To an endpoint elsewhere, not even the old one is shown."""
+    """The old token is sent to the provider that issued it. To another endpoint not even the old token is sent."""
     with TokenEndpoint(None) as elsewhere:
         data = typed(used, oauth_refresh_token=REFRESH, oauth_client_secret="x", oauth_endpoint=elsewhere.url)
         test = run_typed(used, data, user=None)
@@ -436,7 +442,7 @@ def test_an_endpoint_is_the_same_by_its_host_and_port(one: str, other: str, same
     assert (families._provider(one) == families._provider(other)) == same
 
 
-def test_one_that_was_consented_to_anew_takes_the_place_of_all(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
+def test_a_token_of_a_new_consent_replaces_all_others(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
     endpoint.refresh_tokens = {"zY7~consented-anew"}
     used.oauth_refresh_token = "zY7~consented-anew"
     used.save()
@@ -444,7 +450,7 @@ def test_one_that_was_consented_to_anew_takes_the_place_of_all(used: SMTPConfig,
     assert endpoint.requests[1]["refresh_token"] == "zY7~consented-anew"
 
 
-def test_one_that_was_never_good_leaves_nothing_behind(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_a_token_that_never_worked_is_not_stored(configure: Configure, endpoint: TokenEndpoint) -> None:
     """It may be a password that was typed into the wrong field."""
     before = everything_stored().count("family")
     configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token="a word")
@@ -462,7 +468,7 @@ def test_a_provider_that_replaces_none(configure: Configure, endpoint: TokenEndp
     assert relay().tokens is not None
 
 
-# -- answers that are wrong, or late ----------------------------------------------------------------------------------
+# -- wrong or late answers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -481,7 +487,7 @@ def test_a_provider_that_replaces_none(configure: Configure, endpoint: TokenEndp
 def test_an_answer_whose_access_token_is_of_no_use(
     used: SMTPConfig, endpoint: TokenEndpoint, wrong: dict[str, Any]
 ) -> None:
-    """The refresh token that came with it is the newest all the same."""
+    """The refresh token in the answer is still the newest."""
     given = dict(wrong)
     status = given.pop("status", 200)
 
@@ -498,7 +504,7 @@ def test_an_answer_whose_access_token_is_of_no_use(
 
 
 def test_an_answer_that_came_late(used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mail does not wait for it; it is kept once it is there, and none is shown before."""
+    """Mail does not wait for the answer. Its token is stored on arrival, and no token is sent before that."""
     monkeypatch.setattr(token_endpoint, "PATIENCE", 0.2)
     has_given_up = threading.Event()
 
@@ -516,7 +522,7 @@ def test_an_answer_that_came_late(used: SMTPConfig, endpoint: TokenEndpoint, mon
 
 
 def test_a_task_whose_time_is_over(used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Celery raises its error wherever the task is, which may be between the answer and its place."""
+    """Celery raises its error anywhere in the task, possibly after the answer arrives and before it is stored."""
     real = families.keep
 
     def keep(*given: Any, **named: Any) -> None:
@@ -536,7 +542,7 @@ def test_a_task_whose_time_is_over(used: SMTPConfig, endpoint: TokenEndpoint, mo
 
 
 def test_a_family_that_was_deleted_meanwhile(used: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """By a person who empties tables; what came is kept."""
+    """A user empties the table; the token that arrives is stored."""
 
     def answer() -> Any:
         endpoint.instead = None
@@ -552,7 +558,7 @@ def test_a_family_that_was_deleted_meanwhile(used: SMTPConfig, endpoint: TokenEn
 def test_another_process_after_a_database_that_was_away(
     used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept in memory is written as soon as it can be, though this process asks for none any more."""
+    """The token kept in memory is written as soon as possible, even if this process fetches no further token."""
     real, times = families._write, iter(range(3))
 
     def write(*given: Any) -> None:
@@ -562,20 +568,20 @@ def test_another_process_after_a_database_that_was_away(
 
     monkeypatch.setattr(families, "_write", write)
     tokens().another()
-    wait_until(lambda: not families._unwritten, what="it is written")
+    wait_until(lambda: not families._unwritten, what="the token stored")
     goes_on(endpoint)
 
 
 def test_none_is_shown_where_no_key_could_seal_the_next(
     used: SMTPConfig, endpoint: TokenEndpoint, settings: Any
 ) -> None:
-    """A token that something else wrote in plain text needs no key to be read."""
+    """A token that other software stored in plain text can be read without a key."""
     with connection.cursor() as cursor:
         cursor.execute("UPDATE email_integration_smtpconfig SET oauth_refresh_token = %s, oauth_client_secret = %s",
                        ["zY7~in-plain-text", SECRET])  # fmt: skip
     endpoint.refresh_tokens.add("zY7~in-plain-text")
     before = len(endpoint.requests)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
-    with pytest.raises(NoToken, match="cannot be kept"):
+    with pytest.raises(NoToken, match="cannot be stored"):
         tokens().another()
     assert len(endpoint.requests) == before

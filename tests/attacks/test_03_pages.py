@@ -1,4 +1,4 @@
-"""Nothing in a mail breaks a page: not its headers, not its charsets, not its structure, however it came in."""
+"""No mail breaks a page: not by its headers, charsets or structure, whichever way it was submitted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.mime_parts import MODERN
 pytestmark = [pytest.mark.extra, pytest.mark.django_db]
 
 TO = "kim@example.com"
-#: Charsets that Python knows and that raise, are no text, are slow, or give half of a character; and some it does not.
+#: Charsets that Python knows but that raise, are not text, are slow, or give half a character; and unknown charsets.
 CHARSETS = [
     *("idna", "undefined", "punycode", "unicode_escape", "raw_unicode_escape", "rot13", "bz2", "zlib", "hex", "uu"),
     *("base64", "quopri", "mbcs", "oem", "utf-7", "utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-8", "us-ascii"),
@@ -64,12 +64,12 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 @pytest.fixture
 def reader() -> Client:
-    """Of a user who may see contents."""
+    """The browser of a user who may see contents."""
     return logged_in("view_delivery", "view_delivery_content")
 
 
 def kept(data: bytes, **values: Any) -> Delivery:
-    """A delivery that has these octets for its content, wherever they come from."""
+    """Return a delivery whose content is these octets."""
     delivery = Delivery.objects.get(pk=submitted(TO).pk)
     Delivery.objects.filter(pk=delivery.pk).delete()
     delivery.content = b""
@@ -81,7 +81,7 @@ def kept(data: bytes, **values: Any) -> Delivery:
 
 
 def pages_of(delivery: Delivery, client: Client, *, words: str = "a") -> dict[str, bytes]:
-    """All pages that show something of it; each is there, and is text that a browser can read."""
+    """Return all pages that show part of the delivery; each must exist and be text that a browser can read."""
     named = {name: reverse(f"admin:email_integration_delivery_{name}", args=[delivery.pk]) for name in _OF_ONE}
     addresses = {
         **named,
@@ -109,7 +109,7 @@ _OF_ONE = ("change", "content", "content_raw", "history")
 _LIST = "/admin/email_integration/delivery/"
 
 
-# -- by the public ways ---------------------------------------------------------------------------------------------
+# -- through the public ways ----------------------------------------------------------------------------------------
 
 
 def by_task(subject: str, header: str, name: str) -> Delivery:
@@ -143,11 +143,11 @@ def _message(subject: str, header: str, name: str) -> EmailMessage:
 @pytest.mark.parametrize("way", [by_task, by_message, by_backend])
 @pytest.mark.parametrize("word", ["=?utf-8?b?a?=", "=?idna?q?=FF?=", "=?undefined?b?YQ==?=", "=?utf-7?q?+2D8-?="])
 def test_an_encoded_word_that_is_none(way: Any, word: str, reader: Client) -> None:
-    """What anybody can write into the contact form of a site."""
+    """Any visitor can write this into the contact form of a site."""
     try:
         delivery = way(word, word, word)
     except InvalidMail:
-        # Django 6 reads encoded words and writes them anew, which half of a character does not bear.
+        # Django 6 decodes and re-encodes encoded words, which fails for half a character.
         assert (MODERN, "utf-7" in word) == (True, True)
         return
     pages = pages_of(delivery, reader)
@@ -174,7 +174,7 @@ def test_each_shape_of_an_encoded_word_in_a_subject() -> None:
 
 
 def test_each_charset(reader: Client) -> None:
-    """Of a text, and of a name of an attachment (RFC 2231)."""
+    """Each is used for a text and for an attachment's name (RFC 2231)."""
     for charset, kind in itertools.product(CHARSETS, ("plain", "html")):
         body = b"a-b \xff\xfe\x00+2D8- \\ud800 \\x00 xn--a \xed\xa0\x80"
         text = f'Content-Type: text/{kind}; charset="{charset}"\r\n\r\n'.encode() + body
@@ -287,7 +287,7 @@ def test_each_structure(name: str, reader: Client) -> None:
 
 @pytest.mark.parametrize("values", [{"from_header": "é"}, {"from_header": "a\nb"}, {"from_header": "a@b.example\r\n"}])
 def test_a_sender_in_the_row_that_is_none(values: dict[str, Any], reader: Client) -> None:
-    """As it was left in the database."""
+    """The row contains this value already."""
     delivery = kept(b"Subject: s\r\n\r\ntext", from_at=12, **values)
     for name in ("change", "content", "history"):
         assert reader.get(reverse(f"admin:email_integration_delivery_{name}", args=[delivery.pk])).status_code == 200
@@ -298,7 +298,7 @@ def test_a_sender_in_the_row_that_is_none(values: dict[str, Any], reader: Client
 
 @pytest.mark.parametrize("name", ["\0", "a\0b", "\ud800", "x" * 10_000, "../../x", '"', "é", "\r\nX: y", "%00"])
 def test_an_id_that_is_none(name: str, reader: Client) -> None:
-    """In the address of a page: there is no such mail."""
+    """The id is in the address of a page: there is no such mail."""
     pk = quote(name, safe="", errors="surrogatepass")
     for page in ("change/", "content/", "content/html/", "content/raw/", "history/"):
         assert reader.get(f"{_LIST}{pk}/{page}").status_code in (302, 403, 404)
@@ -306,7 +306,7 @@ def test_an_id_that_is_none(name: str, reader: Client) -> None:
 
 @pytest.mark.parametrize("name", ["x", "%00", "_00", "_", "9" * 30, "9" * 5_000, "\u0663"])
 def test_an_id_of_a_configuration_that_is_none(name: str) -> None:
-    """Also of one of its versions."""
+    """The id of a version is checked too."""
     stored = config()
     client = logged_in("view_smtpconfig", "view_serverquirks", "delete_serverquirks")
     for kind in ("smtpconfig", "serverquirks"):
@@ -316,7 +316,7 @@ def test_an_id_of_a_configuration_that_is_none(name: str) -> None:
         assert client.get(f"/admin/email_integration/smtpconfig/{page}").status_code == 404, page
 
 
-#: What PostgreSQL takes for no text, and SQLite for no moment.
+#: Parameters to try with a value that PostgreSQL rejects as text, and one that SQLite rejects as a time.
 UNASKABLE = {
     "delivery/": (
         "status__exact",
@@ -336,14 +336,14 @@ UNASKABLE = {
 
 
 def without_nul(run: Any, sql: Any, given: Any, *how: Any) -> Any:
-    """What PostgreSQL does of itself."""
+    """Fail on a NUL, as PostgreSQL does."""
     assert "\\x00" not in repr(given)
     return run(sql, given, *how)
 
 
 @pytest.mark.parametrize("page", UNASKABLE)
 def test_an_address_that_cannot_be_asked_for(page: str) -> None:
-    """A NUL is not even sent to the database, which breaks off a transaction for it."""
+    """A NUL is not even sent to the database, because the database aborts the transaction for it."""
     submitted(TO)
     config()
     client = logged_in("view_delivery", "view_smtpconfig", "view_serverquirks")
@@ -356,7 +356,7 @@ def test_an_address_that_cannot_be_asked_for(page: str) -> None:
 
 
 def test_a_row_in_a_state_that_is_none(reader: Client) -> None:
-    """As it was left in the database: its pages are there, and so are the actions, which leave it alone."""
+    """The row contains this state already: its pages open, and the actions leave it alone."""
     delivery = submitted(TO)
     DeliveryAttempt.objects.create(delivery=delivery, number=1, started_at=ago(5), outcome="martian", cause="busy")
     Delivery.objects.update(status="martian")
@@ -373,21 +373,21 @@ def test_a_row_in_a_state_that_is_none(reader: Client) -> None:
 
 @pytest.mark.parametrize("field", ["address", "reply", "reason", "cause"])
 def test_half_of_a_character_in_a_row(field: str, reader: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON can have it, and no page can."""
+    """JSON can hold half a character, but no page can."""
     delivery = submitted(TO)
     item = {"address": TO, "status": "failed", "code": 550, "reply": "no", "reason": "no", field: "a\ud800@example.com"}
     try:
         with transaction.atomic():
             Delivery.objects.update(recipients=[item])
     except DataError:
-        return  # PostgreSQL has no such text
+        return  # PostgreSQL cannot store such text
     pages_of(delivery, reader)
     call_command("delivery", "show", delivery.pk, "--addresses")
     capsys.readouterr().out.encode()
 
 
 def test_a_terminal_obeys_no_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nor is a line of a server taken for one of ours."""
+    """A line of a server's reply is not mistaken for one of ours either."""
     delivery = submitted(TO)
     evil = "no\x1b[2J\x9b1m\r\nstatus      accepted\u2028status      accepted"
     item = {"address": TO, "status": "failed", "code": 550, "reply": evil, "reason": evil}
@@ -410,7 +410,7 @@ def test_a_search_for_anything(words: str, reader: Client) -> None:
     assert reader.get(_LIST, {"q": words.encode("utf-8", "surrogatepass")}).status_code == 200
 
 
-# -- whatever it is -------------------------------------------------------------------------------------------------
+# -- any content ----------------------------------------------------------------------------------------------------
 
 _SPECIAL = st.sampled_from(
     ["=?utf-8?b?a?=", "\0", "\r", "\n", "=?", "?=", '"', "\\", ";", "é", "\u2028", "=", "'", "*", "%FF", " "]
@@ -516,7 +516,7 @@ def test_the_command_and_the_lines_of_the_log(settings: Any, capsys: pytest.Capt
 
 @pytest.mark.parametrize("words", ["\ud800", "a\udcffb", "\0", "line\nline", "\u2028", "é"])
 def test_any_text_is_a_line_of_json(words: str) -> None:
-    """That a handler can write in UTF-8."""
+    """A handler can write the line in UTF-8."""
     record = logging.LogRecord("name", logging.INFO, "", 0, "said %s", (words,), None)
     record.reason = words
     line = JSONFormatter().format(record)

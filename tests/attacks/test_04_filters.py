@@ -1,4 +1,4 @@
-"""A list of the admin is narrowed by the filters that it offers, and by nothing that its reader may not see."""
+"""A list of the admin can be filtered by the offered filters, and not by anything that its user may not see."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def list_of(model: Any) -> str:
 
 
 def everybody(name: str = "kim") -> Any:
-    """Who may view all that there is, but for contents."""
+    """Log in a user who may view everything except contents."""
     return logged_in("view_delivery", "view_smtpconfig", "view_serverquirks", name=name)
 
 
@@ -130,7 +130,7 @@ def test_configurations_are_not_read_letter_by_letter(asked: str) -> None:
 
 @pytest.mark.parametrize("model", OURS)
 def test_no_column_can_be_filtered_by_that_is_not_offered(model: Any) -> None:
-    """Each field by each lookup that it knows, and names that are no fields."""
+    """Try each field with each of its lookups, and names that are not fields."""
     shown = admin.site.get_model_admin(model)
     request = RequestFactory().get("/")
     offered = {
@@ -152,7 +152,7 @@ def test_no_column_can_be_filtered_by_that_is_not_offered(model: Any) -> None:
 
 @pytest.mark.parametrize("model", OURS)
 def test_each_admin_of_ours_has_the_defence(model: Any) -> None:
-    """One that is added is not forgotten."""
+    """A newly added admin class must have the defence too."""
     registered = {
         of for of in admin.site._registry if of._meta.app_label == "email_integration" and of.__module__ != "history"
     }
@@ -184,7 +184,7 @@ def test_what_is_offered_is_looked_up() -> None:
 
 
 def test_each_link_of_list_and_dashboard_is_followed() -> None:
-    """Those of the filters, of the columns and of the tiles: a reader of the page needs no other address."""
+    """The links of the filters, the columns and the tiles: a user of the page needs no other address."""
     pretend(submitted("kim@example.com", delivery_id="one"), cause="busy", status="deferred", reason="busy (451)")
     config()
     client = logged_in("view_delivery", "view_smtpconfig", "view_serverquirks", "view_delivery_content")
@@ -210,7 +210,7 @@ def test_a_search_without_the_permission_finds_no_address_and_no_part_of_an_id()
 
 
 def test_no_order_shows_what_is_hidden() -> None:
-    """Whatever column is asked for, the order is that of the age or of the id, which the page shows."""
+    """Whichever column is requested, the order is that of the age or the id, which the page shows anyway."""
     for age, name in enumerate(("b", "a", "c")):
         made = submitted(f"{name}@example.com", delivery_id=name)
         pretend(made, created_at=ago(100 + age), attempts=(1, 2, 0)[age], worker="zyx"[age])
@@ -224,7 +224,7 @@ def test_no_order_shows_what_is_hidden() -> None:
 
 
 def test_completion_finds_no_address() -> None:
-    """Django's view of suggestions for foreign keys searches the deliveries that attempts belong to."""
+    """Django's autocomplete view for foreign keys searches the deliveries that attempts belong to."""
     submitted("kim@example.com", delivery_id="one", subject="Bill 17")
     asked = {"app_label": "email_integration", "model_name": "deliveryattempt", "field_name": "delivery"}
     client = logged_in("view_delivery")
@@ -265,7 +265,7 @@ def test_the_history_takes_no_filter() -> None:
 
 
 def test_a_host_project_may_point_at_rows_by_what_it_has_written_itself() -> None:
-    """``limit_choices_to`` of a foreign key of its own goes along in the address of Django's popup."""
+    """Django's popup carries the ``limit_choices_to`` of the project's own foreign key in its address."""
     shown = admin.site.get_model_admin(SMTPConfig)
     SMTPConfig._meta.related_fkey_lookups.append({"host": "smtp.example.com"})
     try:
@@ -275,7 +275,7 @@ def test_a_host_project_may_point_at_rows_by_what_it_has_written_itself() -> Non
         SMTPConfig._meta.related_fkey_lookups.pop()
 
 
-#: Printed by a process of a project that asks for a second factor: what its lists of devices may be asked for.
+#: Printed by a process of a project with a second factor: the lookups that its device lists allow.
 _OF_DEVICES = """
 from django.contrib import admin
 from django.test import RequestFactory

@@ -1,4 +1,4 @@
-"""A page that shows a mail grows with the mail, and no further than a browser bears it.
+"""A page that shows a mail grows with the mail, but only to a size that a browser can handle.
 
 Work is counted in calls, and sizes in octets: neither depends on how busy the machine is.
 """
@@ -34,7 +34,7 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 @pytest.fixture
 def reader() -> Client:
-    """Of a user who may see contents."""
+    """The browser of a user who may see contents."""
     return logged_in("view_delivery", "view_delivery_content")
 
 
@@ -46,7 +46,7 @@ def kept(data: bytes) -> Delivery:
 
 
 def pages(data: bytes, reader: Client) -> tuple[str, str]:
-    """The page of a content, and the frame in it."""
+    """Return the page of a content, and the frame in it."""
     delivery = kept(data)
     page = reader.get(reverse("admin:email_integration_delivery_content", args=[delivery.pk]))
     assert page.status_code == 200
@@ -78,7 +78,7 @@ IS_CUT = "only its beginning is shown"
 
 @pytest.mark.parametrize("named", ["cid:p", "CID:p", "cid:p#x", "cid:p)cid:p"])
 def test_a_picture_named_thousands_of_times(named: str, reader: Client) -> None:
-    """225 kB of mail were 600 MB of HTML."""
+    """Without the limit, 225 kB of mail become 600 MB of HTML."""
     data = related(f"<img src='{named}'>" * 4_000, {"p": b"x" * 110_000})
     assert len(data) < 0.3 * MEGABYTE
     page, frame = pages(data, reader)
@@ -169,7 +169,7 @@ def test_the_list_of_large_subjects(reader: Client) -> None:
 
 
 def test_ten_thousand_recipients(reader: Client) -> None:
-    """With what the server said of each."""
+    """Each recipient has a reply of the server."""
     item = {"address": f"{'k' * 60}@{'x' * 60}.example", "status": "failed", "code": 550, "reply": "'" * 500}
     delivery = pretend(submitted("kim@example.com"), recipients=[item] * 10_000, status="failed")
     for address in (_LIST, reverse("admin:email_integration_delivery_change", args=[delivery.pk])):
@@ -180,7 +180,7 @@ def test_ten_thousand_recipients(reader: Client) -> None:
 
 
 def calls(function: Callable[[], object]) -> int:
-    """How many functions are called."""
+    """Return the number of function calls."""
     count = 0
 
     def trace(frame: object, event: str, argument: object) -> None:
@@ -219,7 +219,7 @@ WORK: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("name", WORK)
 def test_work_does_not_grow_with_the_square(name: str) -> None:
-    """Four times as much is at most about four times the work, and never more than a page is worth."""
+    """Four times the mail takes at most about four times the work, and never more than a fixed limit for a page."""
     build = WORK[name]
     few, many = calls(lambda: preview(build(25_000))), calls(lambda: preview(build(100_000)))
     assert many < 6 * few + 10_000
@@ -239,7 +239,7 @@ def test_memory_is_a_few_times_the_mail(name: str) -> None:
 
 
 def test_no_picture_is_loaded_from_elsewhere(reader: Client) -> None:
-    """The bound is no way round the policy of the frame."""
+    """The size limit does not bypass the frame's content security policy."""
     delivery = kept(related("<img src=cid:p>" * 3_000, {"p": b"x" * 100_000}))
     page = reader.get(reverse("admin:email_integration_delivery_content", args=[delivery.pk]))
     frame = reader.get(page.context["frame"])

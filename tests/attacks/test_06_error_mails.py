@@ -1,6 +1,6 @@
-"""The mail that a project's ``AdminEmailHandler`` writes of an error has no secret in it, wherever the error arises.
+"""No mail that a project's ``AdminEmailHandler`` writes about an error contains a secret, wherever the error occurs.
 
-An error is made to arise in each function, one after the other, that has a planted secret among its variables: in the
+The test raises an error in each function, one after the other, that has a planted secret among its variables: in the
 app, in Django, and in the libraries that they call.
 """
 
@@ -57,22 +57,22 @@ pytestmark = [
     pytest.mark.extra,
     pytest.mark.django_db,
     pytest.mark.usefixtures("fresh_process", "task_queue", "error_mails"),
-    # An error at the end of the function that connects leaves a connection that nothing refers to.
+    # An error at the end of the function that connects leaves a connection without a reference.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
 ]
 
-#: Not in a variable of a function here, which the mail would show.
+#: Not in a variable of a function here, because the mail would show it.
 PLANTED: list[str] = []
 SERVERS: dict[str, Any] = {}
 _GIVEN: dict[str, Any] = {}
 
 
 class Arisen(RuntimeError):
-    """The error that was made to arise."""
+    """The error that the test raises."""
 
 
 def planted(kind: str) -> str:
-    """Plant a secret of that kind, the same in each run of one test."""
+    """Return the planted secret of that kind; it is the same in each run of one test."""
     if kind not in _GIVEN:
         _GIVEN[kind] = pem(key()) if kind == "private key" else new(kind)
         PLANTED.append("".join(_GIVEN[kind].splitlines()[3:5]) if kind == "private key" else _GIVEN[kind])
@@ -81,7 +81,7 @@ def planted(kind: str) -> str:
 
 @pytest.fixture
 def error_mails(settings: Any) -> Iterator[None]:
-    """A project that sends its errors, with the page that Django makes of one."""
+    """A project that mails its errors, with Django's error page attached."""
     settings.DEBUG = False
     settings.ADMINS = ["ada@example.com"] if django.VERSION >= (6, 0) else [("Ada", "ada@example.com")]
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -90,29 +90,29 @@ def error_mails(settings: Any) -> Iterator[None]:
     handler = AdminEmailHandler(include_html=True)
     SERVERS["handler"] = handler
     handler.setLevel(logging.ERROR)
-    # As for all that a project runs, tasks as well as pages.
+    # On the root logger, as for everything that a project runs: tasks as well as pages.
     logging.getLogger().addHandler(handler)
     yield
     logging.getLogger().removeHandler(handler)
     SERVERS.clear()
 
 
-# -- where secrets are ------------------------------------------------------------------------------------------------
+# -- functions that hold secrets --------------------------------------------------------------------------------------
 
 
 TESTS = str(Path(__file__).parents[1])
 
-#: Where Django reads a request, before it knows whose view is to answer it.
+#: Where Django reads a request, before it knows which view will answer it.
 BEFORE_ANY_VIEW = ("django/core/handlers/wsgi.py", "django/http/request.py", "django/http/multipartparser.py")
 
 
 def has_secret(value: Any, depth: int = 0) -> bool:
-    """Whether a variable would be shown with a secret in it."""
+    """Return whether the mail would show a secret in this variable."""
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             value = bytes(value).decode("latin-1")
         except ValueError:
-            return False  # a view that was released
+            return False  # a released memoryview
     if isinstance(value, str):
         return any(secret in value or secret in value.replace("\n", "") for secret in PLANTED)
     if isinstance(value, dict):
@@ -123,7 +123,7 @@ def has_secret(value: Any, depth: int = 0) -> bool:
 
 
 def holders(run: Callable[[], object]) -> dict[CodeType, str]:
-    """The functions that have a secret among their variables when they end, while ``run`` runs."""
+    """Return the functions that have a secret among their variables when they return, while ``run`` runs."""
     found: dict[CodeType, str] = {}
 
     def local(frame: FrameType, event: str, arg: Any) -> Any:
@@ -145,22 +145,22 @@ def traced(tracer: Any, run: Callable[[], object]) -> None:
     sys.settrace(tracer)
     try:
         run()
-    except Exception:  # whatever came of it is in the mails
+    except Exception:  # the result shows in the mails
         pass
     finally:
         sys.settrace(before)
 
 
 def arising_in(code: CodeType, run: Callable[[], object]) -> None:
-    """Run it with an error that arises at the end of the function."""
+    """Call ``run`` and raise an error at the end of the function."""
     done = False
 
     def local(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal done
         if event == "return" and not done and any(has_secret(value) for value in frame.f_locals.values()):
             done = True
-            del arg  # which Django would show: it is what the function returns
-            raise Arisen("it was made to arise")
+            del arg  # the return value, which Django would show
+            raise Arisen("raised for this test")
         return local
 
     def called(frame: FrameType, event: str, arg: Any) -> Any:
@@ -170,7 +170,7 @@ def arising_in(code: CodeType, run: Callable[[], object]) -> None:
 
 
 def reported(run: Callable[[], object]) -> Callable[[], None]:
-    """As a project reports what a task or a command of its own raises."""
+    """Report the errors of ``run``, as a project reports those of a task or a command."""
 
     def reporting() -> None:
         try:
@@ -183,7 +183,7 @@ def reported(run: Callable[[], object]) -> Callable[[], None]:
 
 
 def check(run: Callable[[], object], *, before: Callable[[], object] = lambda: None, least: int) -> None:
-    """Have an error arise in each function that has a secret; each mail is without. There are ``least`` of them."""
+    """Raise an error in each function that holds a secret, at least ``least`` of them; no mail may show one."""
     before()
     where = holders(run)
     assert len(where) >= least, sorted(where.values())
@@ -205,13 +205,13 @@ def check(run: Callable[[], object], *, before: Callable[[], object] = lambda: N
     assert sorted(leaky) == []
 
 
-# -- pages of the admin -----------------------------------------------------------------------------------------------
+# -- admin pages ------------------------------------------------------------------------------------------------------
 
 OAUTH = {"authentication": "oauth", "oauth_endpoint": "https://login.example.com/token", "oauth_client_id": CLIENT}
 
 
 def browser(name: str = "root") -> Client:
-    """One that a request goes through whatever it raises."""
+    """Return a client that turns every exception into an error page."""
     user = get_user_model().objects.filter(username=name).first()
     client = Client(raise_request_exception=False)
     client.force_login(user or get_user_model().objects.create_superuser(name, f"{name}@example.com", "x"))
@@ -219,7 +219,7 @@ def browser(name: str = "root") -> Client:
 
 
 def typed(kind: str) -> dict[str, Any]:
-    """What a browser sends with a secret of that kind."""
+    """Return the form fields that a browser sends with a secret of that kind."""
     if kind == "password":
         return {"password": planted(kind)}
     grants = {"refresh token": Grant.REFRESH_TOKEN, "private key": Grant.JWT_BEARER}
@@ -303,7 +303,7 @@ def test_the_actions(action: str) -> None:
     def run() -> None:
         client.post(url("changelist"), {"action": action, "_selected_action": SERVERS["config"].pk})
 
-    # The first two have no use for a secret in plain text.
+    # The first two do not use a secret in plain text.
     check(run, before=begin, least=2 if action == "test_connection" else 0)
 
 
@@ -341,7 +341,7 @@ def test_the_login() -> None:
 
 
 def test_the_login_before_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the count of logins, or who is logged in, cannot be had."""
+    """The login limit fails in one request, and the permission check in the others."""
 
     def broken(*args: Any) -> Any:
         raise Arisen
@@ -358,8 +358,8 @@ def test_the_login_before_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("where", ["the view", "the page"])
-def test_what_stands_in_an_address(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of a consent, and the address that a list of deliveries is searched for."""
+def test_secrets_in_an_address(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of a consent, and the address in a search of the delivery list."""
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise Arisen
@@ -378,7 +378,7 @@ def test_what_stands_in_an_address(where: str, monkeypatch: pytest.MonkeyPatch) 
     assert all("q = " in sent.body or "code = " in sent.body for sent in mail.outbox)
 
 
-# -- workers, commands and what a project calls -----------------------------------------------------------------------
+# -- workers, commands and the project's calls ------------------------------------------------------------------------
 
 
 def test_an_attempt(smtp_server: Callable[..., SMTPServer]) -> None:
@@ -427,7 +427,7 @@ def test_a_session(mechanism: str) -> None:
 
 
 class Purse:
-    """Always the same token."""
+    """A token source that always returns the same token."""
 
     def __init__(self) -> None:
         self.__token = planted("access token")
@@ -504,7 +504,7 @@ def test_reading_a_stored_secret(reference: str, monkeypatch: pytest.MonkeyPatch
 
 
 class Outbox(locmem.EmailBackend):
-    """Django's, with the options of a server, of which it takes no notice."""
+    """Django's backend; it accepts the options of a server and ignores them."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{name: value for name, value in options.items() if name not in EMAIL_NAMES})
@@ -534,7 +534,7 @@ def test_the_change_of_keys(settings: Any) -> None:
 
 
 def test_no_error_of_a_thread_is_reported_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where secrets are kept elsewhere is asked in a thread, whose errors come out as a name alone."""
+    """External secret stores are read in a thread, and an error there is reported by its name only."""
     seen: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", seen.append)
     monkeypatch.setenv("SMTP_PASSWORD", "\udcff" + planted("password"))
@@ -544,11 +544,11 @@ def test_no_error_of_a_thread_is_reported_with_more(monkeypatch: pytest.MonkeyPa
     assert seen == []
 
 
-# -- what a project calls ---------------------------------------------------------------------------------------------
+# -- the project's calls ----------------------------------------------------------------------------------------------
 
 TAKEN = {"name": "Taken", "host": "smtp.example.com", "from_email": "a@example.com"}
 
-#: Calls with a secret among their arguments, which is in no variable here, which the database refuses, or the model.
+#: Calls with a secret among their arguments but in no variable here, which the database or the model refuses.
 CALLS: dict[str, Callable[[], object]] = {
     "the constructor": lambda: SMTPConfig(**SERVERS["given"], unknown=1),
     "create()": lambda: SMTPConfig.objects.create(**SERVERS["given"]),
@@ -579,7 +579,7 @@ def test_a_call_of_the_model_that_fails(call: Callable[[], object]) -> None:
 
 
 def _leaks() -> list[str]:
-    """What the mails have of what was planted; frames of this folder are the project's own."""
+    """Return the planted secrets found in the mails. Frames of this folder count as the project's own."""
     assert mail.outbox
     found = []
     for sent in mail.outbox:
@@ -590,8 +590,9 @@ def _leaks() -> list[str]:
 
 @pytest.mark.parametrize("kind", ["password", "user", "seal", "client secret", "refresh token"])
 def test_text_that_cannot_be_encoded(kind: str, smtp_server: Callable[..., SMTPServer]) -> None:
-    """Of such a text, as an environment that is not in UTF-8 gives it, Django shows what is around the place, and logs
-    the whole.
+    """Django shows the characters around the invalid one, and logs the whole text.
+
+    An environment that is not in UTF-8 can produce such a text.
     """
     SERVERS["text"] = f"{planted('text')[:14]}\udcff{_GIVEN['text'][14:]}"
     PLANTED.append(_GIVEN["text"][8:14])
@@ -629,7 +630,7 @@ def test_text_that_cannot_be_encoded(kind: str, smtp_server: Callable[..., SMTPS
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("call", ["asend_email", "asubmit", "asubmit_many"])
 def test_async_code(call: str) -> None:
-    """With a mail that is refused."""
+    """The mail is refused."""
     SERVERS["mail"] = {"subject": planted("subject"), "body": planted("body"), "to": ["kim@"]}
     SERVERS["message"] = message("kim@", subject=SERVERS["mail"]["subject"], body=SERVERS["mail"]["body"])
 

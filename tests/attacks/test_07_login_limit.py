@@ -1,4 +1,4 @@
-"""However a name is written and whatever a header says: wrong passwords are counted for who would have come in."""
+"""Wrong passwords count against the account that they target, whatever the spelling of its name and the headers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.test_admin_auth import PASSWORD, Clock, fail, staff, trie
 
 BEHIND = ("HTTP_X_FORWARDED_PROTO", "https")
 
-#: Names that Django lets in as kim, or may, depending on the database.
+#: Names that Django accepts, or may accept, as kim, depending on the database.
 SAME = ["ᵏᵢᵐ", "ｋｉｍ", "kim", " kim ", "KIM", "ＫＩＭ", "\u212aim", "k\u2071m", "𝐤𝐢𝐦", "\u00a0kim", "ᴷᴵᴹ"]
 
 
@@ -33,7 +33,7 @@ def test_another_spelling_is_no_other_name(name: str, clock: Clock) -> None:
 
 @pytest.mark.django_db
 def test_spellings_are_counted_together(clock: Clock) -> None:
-    """Each once is as many as one so often."""
+    """Each spelling tried once counts like one spelling tried as often."""
     staff()
     for name in SAME[:OF_NAME]:
         assert tried(name).status_code == 200
@@ -46,7 +46,7 @@ def test_what_the_user_model_makes_of_a_name_counts(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A model may take more for the same: here what stands after a plus sign is left out."""
+    """A user model may treat more names as the same: this one drops the part after a plus sign."""
     staff()
     model = get_user_model()
     monkeypatch.setattr(model, "normalize_username", classmethod(lambda cls, name: name.partition("+")[0]))
@@ -57,7 +57,7 @@ def test_what_the_user_model_makes_of_a_name_counts(
 
 @pytest.mark.django_db
 def test_whom_the_database_finds_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As MariaDB does, which finds kim by 'kìm' and by 'k\N{SOFT HYPHEN}im' too."""
+    """MariaDB finds kim by 'kìm' as well, and by 'kim' with a soft hyphen."""
     staff()
     manager = type(get_user_model()._default_manager)
     found = manager.get_by_natural_key
@@ -80,7 +80,7 @@ def test_other_names_are_other_names(clock: Clock) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["", "\0", "kim\0", "\ud800", "k" * 5000, "\ufdfa" * 100_000, "\u202ekim"])
 def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:
-    """Django does not look at what is too long or cannot be a name; neither is it normalised at length here."""
+    """Django does not query a name that is too long or impossible, and the limit does not normalise it at length."""
     staff()
     attempt = LoginAttempt(name=name, address="192.0.2.1")
     assert attempt.begin() == 0
@@ -91,7 +91,7 @@ def test_no_name_breaks_the_page(name: str, clock: Clock) -> None:
 
 @pytest.mark.django_db
 def test_a_nul_is_not_sent_to_the_database(clock: Clock) -> None:
-    """PostgreSQL takes it for an error, and anybody can write it into the form."""
+    """PostgreSQL rejects a NUL with an error, and any visitor can enter one in the form."""
     staff()
     for name in ("\0", "kim\0", "k\0im"):
         with CaptureQueriesContext(connection) as asked:
@@ -105,7 +105,7 @@ def test_a_user_model_of_the_project_may_find_users_in_its_own_way(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And fail at it: the name counts all the same."""
+    """Finding the user may fail: the name is counted anyway."""
     staff()
     manager = type(get_user_model()._default_manager)
 
@@ -170,7 +170,7 @@ def test_port_brackets_and_zone_make_no_other_address(plain: str, others: list[s
     "forwarded", ["unknown", "_hidden", "", " ", "1.2.3.4,", "999.1.1.1", "[x]:1", "a:b", "[", "::1::"]
 )
 def test_what_is_no_address_does_not_make_one(forwarded: str, settings: Any) -> None:
-    """The connection's own is left, of which there are not as many as of words."""
+    """The connection's own address remains, and an attacker has fewer addresses than words."""
     settings.SECURE_PROXY_SSL_HEADER = BEHIND
     assert address_of(asked(forwarded)) == "198.51.100.7"
     assert address_of(asked(forwarded, address="")) == ""
@@ -206,7 +206,7 @@ def test_new_names_without_end_take_no_room_without_end(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From one address no more names are counted than may fail; of one network of IPv6 neither."""
+    """One address adds no more names than it may fail logins; one IPv6 network does not either."""
     counts = cache if shared else LocMemCache("attack", {"OPTIONS": {"MAX_ENTRIES": 100_000}})
     counts.clear()
     keys: set[str] = set()

@@ -1,4 +1,4 @@
-"""A server that gives back what it was told at AUTH, in whatever form, is quoted without it."""
+"""A server that repeats the AUTH data it received, in any form, is quoted without that data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .secrets import new
 
 
 class Purse:
-    """Always the same token."""
+    """A token source that always returns the same token."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -45,7 +45,7 @@ def wrapped(text: str, at: int, between: str) -> str:
     return between.join(text[start : start + at] for start in range(0, len(text), at))
 
 
-#: What a server makes of the line it was told.
+#: Forms in which a server repeats the line it received.
 ECHOES: dict[str, Callable[[str], str]] = {
     "whole": str,
     "quoted": lambda said: f'"{said}" is malformed',
@@ -96,13 +96,13 @@ ECHOES: dict[str, Callable[[str], str]] = {
 
 
 def forms(given: bytes) -> set[str]:
-    """What of a secret must not come out: it, its base64 wherever it begins, and its hex."""
+    """Return the forms of a secret that must not be shown: itself, its base64 at any offset, and its hex."""
     encoded = {base64.b64encode(b"\0" * offset + given)[2 * offset :].decode() for offset in range(3)}
     return {given.decode(), given.hex(), *encoded}
 
 
 def leaked(text: str, secrets: list[bytes]) -> list[str]:
-    """The pieces of eight octets, or more, that ``text`` gives back, whatever stands between and in which case."""
+    """Return the pieces of eight or more octets that ``text`` repeats, in any case and with any separators."""
     plainer = [text, urllib.parse.unquote(urllib.parse.unquote(text)), html.unescape(text)]
     plainer.append(re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), text))
     plainer.append(re.sub(r"(?:\\x|\\u00|0x|=)([0-9A-Fa-f]{2})", lambda one: chr(int(one[1], 16)), text))
@@ -118,7 +118,7 @@ def leaked(text: str, secrets: list[bytes]) -> list[str]:
 
 
 class EchoingAuth:
-    """A server that keeps what is secret of an AUTH dialogue, and gives it back as ``echo`` says."""
+    """A server that records the secrets of an AUTH dialogue and repeats them in the form that ``echo`` makes."""
 
     def __init__(self, mechanism: str, echo: Callable[[str], str], *, decoded: bool = False, code: str = "535") -> None:
         self.mechanism, self.echo, self.decoded, self.code = mechanism, echo, decoded, code
@@ -160,11 +160,11 @@ def given(mechanism: str, secret: str) -> dict[str, Any]:
     return {"username": "kim@example.com", "password": secret}
 
 
-@pytest.mark.parametrize("decoded", [False, True], ids=["as it was said", "decoded"])
+@pytest.mark.parametrize("decoded", [False, True], ids=["as it was sent", "decoded"])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 def test_a_reply_gives_nothing_back(echo: Callable[[str], str], mechanism: str, decoded: bool) -> None:
-    """Whole or in pieces, by the refusal itself and by the stages of a connection test."""
+    """Neither the refusal nor the stages of a connection test repeat the secret, whole or in pieces."""
     secret = new("pass")
     script = EchoingAuth(mechanism, echo, decoded=decoded)
     with ScriptedServer(script) as server:
@@ -196,7 +196,7 @@ def test_no_code_makes_a_difference(code: str, mechanism: str) -> None:
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize("name", ["without its end", "in two lines", "in hex", "in percents", "whole"])
 def test_nor_does_a_reply_later_on(verb: str, name: str) -> None:
-    """A server that has let us in, and shows its whole dialogue when something fails."""
+    """The server accepts the login, and shows its whole dialogue when a later command fails."""
     secret, said = new("pass"), []
 
     def script(talk: Conversation) -> None:
@@ -245,7 +245,7 @@ def test_neither_rows_nor_logs_nor_connection_tests_have_it(
 
 @pytest.mark.parametrize("mechanism", TOKENS)
 def test_a_challenge_that_quotes_a_piece_of_the_token_is_not_quoted(mechanism: str) -> None:
-    """What it says of status and scope is shown, and may be anything."""
+    """The status and scope in the challenge are shown, and the server can put anything into them."""
     secret = new("token")
 
     def script(talk: Conversation) -> None:
@@ -264,7 +264,7 @@ def test_a_challenge_that_quotes_a_piece_of_the_token_is_not_quoted(mechanism: s
     assert leaked(caught.value.reply.text, [secret.encode()]) == []
 
 
-def test_what_has_nothing_of_it_is_quoted_as_it_came() -> None:
+def test_a_reply_without_a_part_of_the_secret_is_quoted_unchanged() -> None:
     words = [
         "5.7.8 Username and Password not accepted. For more information, go to https://support.example.com/?p=BadCreds",
         "5.7.8 Error: authentication failed: UGFzc3dvcmQ6",
@@ -279,9 +279,9 @@ def test_what_has_nothing_of_it_is_quoted_as_it_came() -> None:
             assert caught.value.reply.text == said
 
 
-# -- what is not all letters ------------------------------------------------------------------------------------------
+# -- other characters than letters ------------------------------------------------------------------------------------
 
-#: What a server makes of what it has decoded, by octets or by characters.
+#: Forms in which a server repeats the decoded secret, by octets or by characters.
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "with backslashes": lambda said: re.sub(r"(\W)", r"\\\1", said),
@@ -315,20 +315,20 @@ PASSWORDS = {
 
 @pytest.mark.parametrize("password", PASSWORDS.values(), ids=PASSWORDS)
 @pytest.mark.parametrize("echo", SPELLINGS.values(), ids=SPELLINGS)
-@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a piece"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "a part"])
 def test_a_password_of_other_signs_is_found_too(cut: bool, echo: Callable[[str], str], password: str) -> None:
-    """What stands in for it has nothing of it: neither its signs nor the numbers of them."""
+    """The replacement contains nothing of the password: neither its characters nor their numbers."""
     script = EchoingAuth("LOGIN", lambda said: f"near '{echo(said[1:-1] if cut else said)}'", decoded=True)
     with ScriptedServer(script) as server, pytest.raises(Refused) as caught:
         Session.open(relay_to(server, **given("LOGIN", password)))
     reply = caught.value.reply
     assert reply is not None
-    # Fewer octets at its ends than a piece has, and quotes.
+    # At most seven octets remain at each end, fewer than the shortest piece, and the quotes.
     assert re.fullmatch(r"near '.{0,7}\*\*\*.{0,7}'", reply.text, re.S), reply.text
 
 
 def test_a_short_word_is_found_however_it_is_spelled() -> None:
-    """Eight octets of base64 are four of a password, or more."""
+    """Eight octets of base64 are at least four octets of the password."""
     for spelled in (str.swapcase, lambda said: urllib.parse.quote(said, safe=""), lambda said: wrapped(said, 5, "\n")):
         script = EchoingAuth("LOGIN", spelled)
         with ScriptedServer(script) as server, pytest.raises(Refused) as caught:
@@ -343,9 +343,9 @@ def test_a_short_word_is_found_however_it_is_spelled() -> None:
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", *TOKENS])
 @pytest.mark.parametrize("name", ["whole", "without its end", "a piece of it", "in hex", "in percents", "in two lines"])
 @pytest.mark.parametrize("greeting", ["554 5.7.1 ", "421 ", "220-", "HTTP/1.1 400 "])
-@pytest.mark.parametrize("decoded", [False, True], ids=["as it was said", "decoded"])
+@pytest.mark.parametrize("decoded", [False, True], ids=["as it was sent", "decoded"])
 def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, name: str, mechanism: str) -> None:
-    """A server that remembers, as one that blocks for too many failures does."""
+    """A server can remember the secret, for example one that blocks clients after too many failures."""
     kept: list[str] = []
 
     def keep(said: str) -> str:
@@ -377,7 +377,7 @@ def test_the_next_session_is_not_greeted_with_it(decoded: bool, greeting: str, n
 
 @pytest.mark.parametrize("name", ["whole", "without its end", "in hex", "in percents", "in upper case"])
 def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
-    """What a server can do, and by what name it has taken the mail, is shown and stored."""
+    """The server's extensions and its receipt for a mail are shown and stored."""
     secret = new("pass")
     said = base64.b64encode(f"\0kim@example.com\0{secret}".encode()).decode()
     echo = ECHOES[name](said)
@@ -403,9 +403,9 @@ def test_nor_is_an_offer_or_a_receipt_shown_with_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["client_secret", "refresh_token"])
-@pytest.mark.parametrize("cut", [slice(None), slice(3, -3), slice(-9, None)], ids=["whole", "a piece", "its end"])
+@pytest.mark.parametrize("cut", [slice(None), slice(3, -3), slice(-9, None)], ids=["whole", "a part", "the end"])
 def test_an_endpoint_that_gives_a_secret_back_for_an_error_is_not_quoted(cut: slice, name: str) -> None:
-    """What it calls an error is shown where it is a word; a secret can be one too."""
+    """An error code is shown if it is a single word, and a secret can be a single word too."""
     secret = "correct_horse_battery_staple"
     with TokenEndpoint() as endpoint:
         given = {"client_secret": "x", "refresh_token": "y", name: secret}

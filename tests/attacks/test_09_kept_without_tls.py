@@ -1,4 +1,4 @@
-"""A stored secret is not said less protected than before: those who may edit a configuration need not know it."""
+"""A stored secret is never sent with less protection than before: a configuration's editors may not know it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OAUTH = {
     "oauth_client_secret": SECRET,
 }
 
-#: What is stored, and what is changed of it, so that the secret would be said to others.
+#: Stored values and a change of them that would send the secret to a different party.
 LESS = {
     "STARTTLS is switched off": ({}, {"use_tls": False}),
     "TLS is switched off": ({"use_tls": False, "use_ssl": True, "port": 465}, {"use_ssl": False}),
@@ -52,7 +52,7 @@ LESS = {
     "another host": ({}, {"host": "smtp.example.org"}),
 }
 
-#: The same of what leaves it as safe as it was.
+#: Stored values and a change of them that keeps the secret as safe as before.
 AS_SAFE = {
     "nothing": ({}, {}),
     "TLS is switched on": ({"use_tls": False}, {"use_tls": True}),
@@ -67,14 +67,14 @@ AS_SAFE = {
 
 
 def checked(stored: SMTPConfig, change: dict[str, Any]) -> None:
-    """Change it as a program does that validates what it saves."""
+    """Change the configuration as a program does that validates before it saves."""
     for name, value in change.items():
         setattr(stored, name, value)
     stored.full_clean()
 
 
 def posted(stored: SMTPConfig, change: dict[str, Any]) -> dict[str, Any]:
-    """What a browser sends of it."""
+    """Return the form fields that a browser sends for the change."""
     more = {
         name: getattr(stored, name)
         for name in ("authentication", "oauth_grant", "oauth_endpoint", "oauth_client_id", "oauth_scope")
@@ -87,9 +87,9 @@ def posted(stored: SMTPConfig, change: dict[str, Any]) -> dict[str, Any]:
 def test_a_stored_secret_is_asked_for_again(
     before: dict[str, Any], change: dict[str, Any], login: dict[str, Any]
 ) -> None:
-    """By the model, by the page, and by the test of a connection, which then connects to nowhere."""
+    """The model, the page and the connection test ask for it; the connection test then does not connect."""
     if login and not (change.get("use_tls", True) and change.get("use_ssl", True)):
-        before = {**before, "host": "localhost"}  # a token is shown in the clear to this machine alone
+        before = {**before, "host": "localhost"}  # a token may be sent unencrypted to this machine only
     stored = config(**{**before, **login})
     field = "oauth_client_secret" if login else "password"
     admin = logged_in(superuser=True)
@@ -115,7 +115,7 @@ def test_a_change_that_leaves_it_as_safe_keeps_it(
     before: dict[str, Any], change: dict[str, Any], login: dict[str, Any]
 ) -> None:
     if login and before.get("use_tls") is False and not before.get("use_ssl"):
-        before = {**before, "host": "localhost"}  # as above
+        before = {**before, "host": "localhost"}  # a token may be sent unencrypted to this machine only
     stored = config(**{**before, **login})
     checked(SMTPConfig.objects.get(), change)
     page = logged_in(superuser=True).post(url("change", stored.pk), posted(stored, change))
@@ -134,7 +134,7 @@ def test_with_the_secret_entered_again_it_is_changed(change: dict[str, Any]) -> 
 
 
 def test_no_server_without_tls_hears_the_stored_password(smtp_server: Callable[..., SMTPServer]) -> None:
-    """Its test of a connection is what a person would press who has put a server of theirs on the way."""
+    """An attacker who controls a server on the way would use the connection test."""
     server = smtp_server(security="plain", user="user", password=SECRET)
     stored = config(host="localhost", port=server.port)
     admin = logged_in("view_smtpconfig", "change_smtpconfig", "test_smtpconfig")
@@ -144,7 +144,7 @@ def test_no_server_without_tls_hears_the_stored_password(smtp_server: Callable[.
 
 
 def test_an_earlier_version_without_tls_takes_the_password_along_for_no_one() -> None:
-    """Going back in the history is a change like any other."""
+    """Reverting to an earlier version is a change like any other."""
     stored = config(use_tls=False, port=25, password="")
     plain = stored.history.first()
     stored.use_tls, stored.password = True, SECRET
@@ -179,7 +179,7 @@ def test_an_import_turns_tls_off_at_no_stored_configuration(settings: Any) -> No
 
 
 def _renewed(stored: SMTPConfig, change: dict[str, Any]) -> None:
-    """Another request, which gives a secret of its own and so may go anywhere."""
+    """Simulate another request, which enters a new secret and may therefore change the host."""
     other = SMTPConfig.objects.get(pk=stored.pk)
     for name, value in change.items():
         setattr(other, name, value)
@@ -191,7 +191,7 @@ def _renewed(stored: SMTPConfig, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("login", [{}, OAUTH], ids=["password", "token"])
 @pytest.mark.parametrize("moves", [False, True], ids=["the secret alone", "the host too"])
 def test_a_secret_that_was_replaced_meanwhile_goes_nowhere_else(moves: bool, login: dict[str, Any]) -> None:
-    """Of two requests at once one replaces the stored secret, and the other has read the one before it."""
+    """Of two simultaneous requests, one replaces the stored secret; the other has read the previous one."""
     stored = config(**login)
     read = SMTPConfig.objects.get(pk=stored.pk)
     _renewed(stored, {"host": "smtp.example.org"} if moves else {})

@@ -1,4 +1,4 @@
-"""A secret goes to no proxy and no other address, and what opens sealed values cannot be referred to."""
+"""A secret is sent to no proxy and no other address, and the keys that open sealed values cannot be referenced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROX
 
 
 class Proxy:
-    """Takes whatever comes, keeps it, and says that it is connected."""
+    """A proxy that accepts and records everything, and replies that it is connected."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -66,7 +66,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """One that all variables name, as a network may want it."""
+    """A proxy that all environment variables name, as some networks require."""
     proxy = Proxy()
     for name in (*VARIABLES, "no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
@@ -92,7 +92,7 @@ def test_a_secret_for_this_machine_goes_to_no_proxy(host: str, proxy: Proxy) -> 
         assert fetch(account(endpoint.url.replace("localhost", host).replace("127.1.2.3", "127.0.0.1"))).access_token
         assert endpoint.requests
     assert proxy.heard == b""
-    with pytest.raises(NoToken):  # where nothing listens, the proxy is not asked either
+    with pytest.raises(NoToken):  # nothing listens at the endpoint, and the proxy is not asked either
         fetch(account(f"http://{host}:1/token"))
     assert proxy.heard == b""
 
@@ -121,7 +121,7 @@ def test_an_alert_for_this_machine_goes_to_no_proxy(proxy: Proxy) -> None:
 
 
 def test_a_proxy_on_the_way_to_another_machine_hears_no_secret(proxy: Proxy) -> None:
-    """It is asked for a tunnel, and what goes through that is encrypted for the endpoint."""
+    """The proxy is asked for a tunnel, and all data in the tunnel is encrypted for the endpoint."""
     secret = new("client-secret")
     with pytest.raises(NoToken):
         fetch(account("https://login.example.com/token", secret))
@@ -162,7 +162,7 @@ def test_nothing_is_sent_in_the_clear_to_another_machine(url: str, proxy: Proxy)
 def test_a_secret_that_is_kept_on_this_machine_comes_by_no_proxy(
     host: str, proxy: Proxy, allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for AWS, say: what it answers is the secret."""
+    """A local stand-in for AWS, for example: its answer contains the secret."""
     pytest.importorskip("boto3")
     secret = new("password")
     with TokenEndpoint() as keeper:
@@ -190,7 +190,7 @@ def test_a_secret_that_is_kept_on_this_machine_comes_by_no_proxy(
 def test_a_redirect_takes_no_secret_along(status: int, scheme: str, proxy: Proxy, certificates: Certificates) -> None:
     with TokenEndpoint() as other, TokenEndpoint(certificates if scheme == "https" else None) as endpoint:
         endpoint.instead = lambda: (status, {"Location": other.url}, b"{}")
-        with pytest.raises(NoToken, match="redirects"):
+        with pytest.raises(NoToken, match="redirect"):
             fetch(account(endpoint.url))
         assert other.requests == []
         hook = Hook()
@@ -206,7 +206,7 @@ def test_a_redirect_takes_no_secret_along(status: int, scheme: str, proxy: Proxy
 
 # -- references -------------------------------------------------------------------------------------------------------
 
-#: What stands for passwords and keys in the environment of a project.
+#: Names of passwords and keys in a project's environment.
 KEYS = [
     "SMTP_PASSWORD_KEYS",
     "SMTP_PASSWORD_KEYS_OLD",
@@ -253,7 +253,7 @@ def allow(settings: Any) -> Callable[..., None]:
 def test_no_variable_with_a_key_is_given(
     name: str, allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whatever pattern allows it, its own name too; and its error does not quote it."""
+    """No pattern allows it, not even its exact name, and the error does not quote the value."""
     value = new("key")
     monkeypatch.setenv(name, value)
     for pattern in ("env:*", f"env:{name}", f"env:{name[:5]}*", f"env:{name[:-1]}?", f"env:[{name[0]}]{name[1:]}"):
@@ -281,7 +281,7 @@ def test_no_file_with_a_key_is_given(
 
 @pytest.mark.parametrize("name", ["SMTP_PASSWORD_KEYS", "smtp-password-keys", "django.secret.key", "DATABASE_URL"])
 def test_no_file_in_a_folder_of_keys_is_given(name: str, allow: Callable[..., None], tmp_path: Path) -> None:
-    """Each key a file, as secrets are mounted."""
+    """Secrets are often mounted this way, with one file for each key."""
     folder = tmp_path / name
     folder.mkdir()
     (folder / "1").write_text(new("key"))
@@ -295,7 +295,7 @@ def test_no_file_in_a_folder_of_keys_is_given(name: str, allow: Callable[..., No
 
 @pytest.mark.parametrize("path", ["/proc/self/environ", "/proc/thread-self/environ", "/proc/1/environ"])
 def test_no_file_of_a_process_is_given(path: str, allow: Callable[..., None], tmp_path: Path) -> None:
-    """Its environment has all that is kept there, whatever is allowed."""
+    """The process environment contains all the keys; no pattern allows it."""
     (tmp_path / "smtp").symlink_to(path)
     allow(f"file:{path}", "file:/proc/*/*", "file:/*/*/*", f"file:{tmp_path}/*")
     for reference in (path, path.replace("self", str(os.getpid())), tmp_path / "smtp"):
@@ -309,7 +309,7 @@ def test_no_file_of_a_process_is_given(path: str, allow: Callable[..., None], tm
 def test_a_key_is_known_under_any_other_name(
     place: str, which: str, allow: Callable[..., None], settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a variable or a file is called: what opens sealed values here goes to no server."""
+    """The name of the variable or file does not matter: a key that opens sealed values here is sent to no server."""
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = new("django-key"), [new("older-django-key")]
     sealing = [Fernet.generate_key().decode() for _ in range(2)]
     keys = [*sealing, settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS[0]]
@@ -338,7 +338,7 @@ def test_a_key_is_known_under_any_other_name(
 
 
 class Provider:
-    """A place of the project's own."""
+    """A secret provider of the project."""
 
     secret = ""
 
@@ -361,7 +361,7 @@ def test_the_address_of_a_database_is_no_password(
 def test_a_file_that_a_variable_names_for_a_key_is_not_given(
     allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """``SMTP_PASSWORD_KEYS_FILE=/run/secrets/smtp_mail``, whatever stands in it."""
+    """For example ``SMTP_PASSWORD_KEYS_FILE=/run/secrets/smtp_mail``, whatever the file contains."""
     (tmp_path / "smtp_mail").write_text(new("key"))
     (tmp_path / "smtp_alias").symlink_to(tmp_path / "smtp_mail")
     allow(f"file:{tmp_path}/smtp_*")
@@ -417,7 +417,7 @@ def test_no_configuration_takes_a_key_for_a_secret(
 
 
 def test_what_is_a_password_is_given(allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pattern means what it says for everything else; a name like a key's has to be named in full."""
+    """For all other names a pattern works as written. A name that looks like a key's must be allowed in full."""
     for name in ("SMTP_PASSWORD", "SMTP_PASSWORD_OLD", "SMTP_HOSTED_PASSWORD", "SMTP_API_KEY"):
         monkeypatch.setenv(name, "s3cret@://x")
     allow("env:SMTP_*")

@@ -1,6 +1,6 @@
-"""Whatever is handed in is a mail that can be sent, or ``InvalidMail`` says why not before anything is stored.
+"""Any input is a mail that can be sent, or raises ``InvalidMail`` with the reason before anything is stored.
 
-Work is counted in calls, for a busy machine makes no more of them.
+Work is counted in calls, because their number does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.django_db
 
 TO = ["kim@example.com"]
 RELAY = Relay(name="test", host="smtp.example.com", from_email="noreply@example.com")
-#: Naive, as an application may have them.
+#: Naive datetimes, as an application may have them.
 FIRST, LAST = dt.datetime.min, dt.datetime.max  # noqa: DTZ901
 NAMES_OF_OPTIONS = ("envelope_sender", "due_at", "expires_at", "priority", "in_doubt")
 
@@ -57,12 +57,12 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 
 def _named(value: object) -> str:
-    """The same in each process that collects the tests."""
+    """Return an id that is the same in each process that collects the tests."""
     return re.sub(r" at 0x\w+", "", ascii(value))
 
 
 def calls(function: Callable[[], object]) -> int:
-    """How many functions are called until it ends, with a mail or with ``InvalidMail``."""
+    """Return the number of function calls until it ends, with a mail or with ``InvalidMail``."""
     count = 0
 
     def trace(frame: object, event: str, argument: object) -> None:
@@ -79,7 +79,7 @@ def calls(function: Callable[[], object]) -> int:
     return count
 
 
-# -- the ways in ----------------------------------------------------------------------------------------------------
+# -- the ways to submit ---------------------------------------------------------------------------------------------
 
 
 def _message(**given: Any) -> EmailMessage:
@@ -134,7 +134,7 @@ def _by_backend(**given: Any) -> Any:
 
 
 def _at_once(**given: Any) -> Any:
-    """It has no options, and no row."""
+    """Send directly; this way takes no options and stores no row."""
     given, options = _split(given)
     if options:
         raise InvalidMail("It takes none.")
@@ -155,7 +155,7 @@ WAYS: dict[str, Callable[..., Any]] = {
     "direct": _at_once,
 }
 
-#: What has no place in any address, and what is too much of one.
+#: Characters that no address may contain, and addresses that are too long.
 ADDRESSES = [
     "(" * 5_000 + "a@example.com",
     "a@example.com " + "(" * 5_000 + ")" * 5_000,
@@ -235,7 +235,7 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_wrong_is_refused_before_anything_is_stored(way: str) -> None:
-    """With words that a caller can fix it by, and without the whole of what is too long."""
+    """The error tells the caller how to fix it, and does not quote an overlong value in full."""
     for argument, value in WRONG:
         with pytest.raises(InvalidMail) as refused:
             WAYS[way](**{argument: value})
@@ -246,7 +246,7 @@ def test_what_is_wrong_is_refused_before_anything_is_stored(way: str) -> None:
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_costs_no_more_for_its_length(address: str) -> None:
-    for _number in range(2):  # what is compiled once is compiled
+    for _number in range(2):  # compile everything that is compiled only once
         count = calls(lambda: envelope_address(address))
     assert count < 3_000
 
@@ -255,7 +255,7 @@ def test_an_address_costs_no_more_for_its_length(address: str) -> None:
 def test_refusing_costs_little(argument: str) -> None:
     for name, value in WRONG:
         if name == argument:
-            # Many of something are gone through once or twice; none is taken apart.
+            # Long lists are walked once or twice; no element is parsed.
             assert calls(lambda name=name, value=value: WAYS["submit"](**{name: value})) < 300_000, value  # type: ignore[misc]
 
 
@@ -271,7 +271,7 @@ def test_the_longest_that_is_parsed_costs_little(text: str) -> None:
     ("name", "piece"), [("Message-ID", "a."), ("Date", "1 "), ("Content-Type", "; a*0*=''b"), ("MIME-Version", "(")]
 )
 def test_a_header_that_is_taken_apart_is_no_longer_than_a_line(name: str, piece: str) -> None:
-    """Django 6 takes it apart in a time that grows with the square of its length."""
+    """Django 6 parses it in quadratic time."""
     with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
         WAYS["submit"](headers={name: f"<{piece * 2_000}@example.com>"})
     with pytest.raises(InvalidMail, match=f"(?i){name}.*at most 998"):
@@ -279,7 +279,7 @@ def test_a_header_that_is_taken_apart_is_no_longer_than_a_line(name: str, piece:
 
 
 def test_a_mail_within_is_not_folded_anew() -> None:
-    """Which takes a time that grows with the square of its lines, and breaks signatures over them."""
+    """Folding takes time quadratic in the number of lines, and breaks signatures over them."""
     line = b"Subject: " + b"a " * 2_000
     few, many = (
         calls(
@@ -351,7 +351,7 @@ def test_ids_and_keys_that_are_none(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [one for one in IDS if one], ids=ascii)
 def test_an_id_of_nothing(value: Any) -> None:
-    """Asked for, there is no such mail."""
+    """Looked up, it finds no mail."""
     submitted(*TO)
     assert not cancel(value)
     assert not release(value)
@@ -394,7 +394,7 @@ def test_options_of_a_call_that_are_none(options: dict[str, Any]) -> None:
     assert not Delivery.objects.exists()
 
 
-# -- what is no mail ------------------------------------------------------------------------------------------------
+# -- not a mail -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, 7, "mail", b"mail", {}, object(), MIMEText("a"), EmailMessage])
@@ -437,7 +437,7 @@ def test_what_is_no_message(value: Any) -> None:
     ids=_named,
 )
 def test_messages_that_were_changed_after_they_were_made(changes: dict[str, Any]) -> None:
-    """Django looks at most of it only when a message is rendered, if ever."""
+    """Django checks most attributes only when it renders a message, or never."""
     message = _message(html_body="<p>", attachments=[("a.txt", "a", "text/plain")])
     for name, value in changes.items():
         setattr(message, name, value)
@@ -450,7 +450,7 @@ def test_messages_that_were_changed_after_they_were_made(changes: dict[str, Any]
 
 
 class Unspeakable:
-    """Says nothing of itself, as something that a template has left may not."""
+    """An object that cannot be shown as text, like an object that a template left behind."""
 
     def __str__(self) -> str:
         raise LookupError(self)
@@ -459,7 +459,7 @@ class Unspeakable:
 
 
 def lazy_text(error: Exception) -> Any:
-    """A text that is made when it is used, and by then cannot be."""
+    """Return a text that is computed on use, and whose computation then fails."""
 
     def fail() -> str:
         raise error
@@ -468,7 +468,7 @@ def lazy_text(error: Exception) -> Any:
 
 
 @pytest.mark.parametrize("argument", ["subject", "body", "html_body", "from_email", "due_at", "priority", "in_doubt"])
-def test_what_cannot_even_be_quoted(argument: str) -> None:
+def test_a_value_without_a_representation_is_refused(argument: str) -> None:
     for way in ("delay", "submit"):
         with pytest.raises(InvalidMail) as refused:
             WAYS[way](**{argument: Unspeakable()})
@@ -498,8 +498,8 @@ def test_a_text_that_is_made_late_and_cannot_be(argument: str) -> None:
 
 
 @pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), MemoryError(), OperationalError("gone")], ids=_named)
-def test_what_the_mail_is_not_to_blame_for_is_not_said_of_it(error: Exception) -> None:
-    """A task that has run too long, say, is not to be told that its mail is wrong: it may be sent next time."""
+def test_an_error_that_the_mail_did_not_cause_is_not_reported_as_invalid_mail(error: Exception) -> None:
+    """A task that exceeds its time limit must not be told that its mail is invalid: a retry may send it."""
     for argument in ("subject", "body"):
         for way in ("delay", "submit", "submit_many", "backend", "direct"):
             with pytest.raises(type(error)):
@@ -521,10 +521,10 @@ def test_a_blank_message_id_is_none() -> None:
 @pytest.mark.parametrize("name", ["Content-Disposition", "Content-Type", "X-A"])
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r\nevil", "a\0"])
 def test_a_part_with_a_header_too_many(name: str, value: str) -> None:
-    """A finished part is not looked at by Django."""
+    """Django does not check a finished part."""
     part = bytes_part(b"%PDF", "pdf")
     del part[name]
-    part._headers.append((name, value))  # type: ignore[union-attr]  # as an older Python, or a subclass, lets one
+    part._headers.append((name, value))  # type: ignore[union-attr]  # as an older Python, or a subclass, allows
     with pytest.raises(InvalidMail):
         WAYS["submit"](attachments=[part])
     with pytest.raises(InvalidMail):
@@ -541,7 +541,7 @@ def test_batches_that_are_none(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{"idempotency_key": "k"}, {"on_progress": 7}, {"unknown": 1}])
 def test_wrong_types_of_other_arguments_are_type_errors(options: dict[str, Any]) -> None:
-    """As the documentation says; before anything is stored."""
+    """The documentation promises this; the error is raised before anything is stored."""
     with pytest.raises(TypeError):
         submit_many([_message()], **options)
     assert not Delivery.objects.exists()
@@ -583,7 +583,7 @@ def _with_nul(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("way", ["delay", "submit", "backend"])
 def test_a_nul_goes_out_encoded(way: str, tmp_path: Path) -> None:
-    """It is not allowed in 7bit and 8bit (RFC 2045 §2.7, §2.8), and what people send is not lost for it."""
+    """NUL is not allowed in 7bit and 8bit (RFC 2045 §2.7, §2.8); the mail is encoded instead of rejected."""
     for name, arguments in _with_nul(tmp_path).items():
         WAYS[way](**arguments)
         delivery = Delivery.objects.latest("created_at")
@@ -594,17 +594,17 @@ def test_a_nul_goes_out_encoded(way: str, tmp_path: Path) -> None:
 
 
 def test_a_file_with_a_nul(tmp_path: Path) -> None:
-    """UTF-16 without a mark, say: it is text to Django."""
+    """For example UTF-16 without a byte order mark, which Django treats as text."""
     (tmp_path / "a.csv").write_bytes("name".encode("utf-16-le"))
     send_email.delay("S", "B", to=TO, attachments=[tmp_path / "a.csv"])
     assert_can_be_sent(Delivery.objects.get())
 
 
-# -- whatever it is -------------------------------------------------------------------------------------------------
+# -- any message ----------------------------------------------------------------------------------------------------
 
 
 def assert_can_be_sent(delivery: Delivery) -> None:
-    """What is stored parses, and goes to a server as it is."""
+    """Check that the stored content can be parsed and sent to a server as it is."""
     data = b"".join(content.stored(delivery).blocks())
     assert b"\0" not in data
     assert b"X-Evil" not in data.partition(b"\r\n\r\n")[0]
@@ -683,7 +683,7 @@ def test_any_call_of_the_task(arguments: dict[str, Any], task_id: str | None) ->
 @settings(max_examples=300, suppress_health_check=_QUIET)
 @given(arguments=_ARGUMENTS, way=st.sampled_from([submit, lambda *given, **named: submit_many([*given], **named)]))
 def test_any_message(arguments: dict[str, Any], way: Any) -> None:
-    """Whatever its attributes are, wherever they come from."""
+    """The attributes may have any values."""
     options = {name: arguments[name] for name in NAMES_OF_OPTIONS if name in arguments}
     message = EmailMultiAlternatives(to=TO)
     names = {"headers": "extra_headers"}

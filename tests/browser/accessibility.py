@@ -1,4 +1,4 @@
-"""What a screen reader and weak eyes need of a page, as far as axe can tell (WCAG 2.2, level AA)."""
+"""Accessibility of a page for screen readers and low vision, as far as axe can check it (WCAG 2.2, level AA)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _RULES = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
 }
 
-#: What the colours of a page can break.
+#: The rules that colours can break.
 _COLOURS = {
     "resultTypes": ["violations"],
     "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
 }
 
-#: Waits for each animation in turn; one that is cancelled rejects its promise, and another may have begun in its place.
+#: Waits for each animation in turn. A cancelled one rejects its promise, and another may have replaced it.
 _FADED = """async () => {
     const running = () => document.getAnimations().find(each => each.playState === "running");
     for (let each = running(); each; each = running())
@@ -25,7 +25,7 @@ _FADED = """async () => {
 
 
 def complaints(page: Page, *, of_colours: bool = False) -> list[str]:
-    """What is wrong with the page as it is now, or with its colours alone; nothing, it is to be hoped."""
-    page.evaluate(_FADED)  # links and buttons fade into the colours that they keep
+    """Return the violations on the page as it is now, or only those of its colours."""
+    page.evaluate(_FADED)  # links and buttons fade to their final colours
     found = Axe().run(page, options=_COLOURS if of_colours else _RULES).response["violations"]
     return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

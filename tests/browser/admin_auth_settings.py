@@ -1,5 +1,5 @@
-"""``config.settings`` for people who log in often: looking at a password takes no time."""
+"""``config.settings`` for many logins: checking a password takes no time."""
 
-from config.settings import *  # noqa: F403 - all of them, that is the point
+from config.settings import *  # noqa: F403 - every setting is wanted
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -1,4 +1,4 @@
-"""A browser, logged in, and screenshots for the guide: ``SCREENSHOTS=1`` writes them to docs/images/."""
+"""A logged-in browser, and screenshots for the guide: ``SCREENSHOTS=1`` writes them to docs/images/."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 @pytest.fixture
 def other_sites() -> Sequence[str]:
-    """The other sites that pages lead to; a module whose pages do has a fixture of this name."""
+    """The other sites that pages link to. A module whose pages do so overrides this fixture."""
     return ()
 
 
 @pytest.fixture
 def page(chromium: Browser, live_server: Any, other_sites: Sequence[str]) -> Iterator[Page]:
-    """A page of an administrator's browser."""
+    """A browser page with an administrator logged in."""
     user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
     client = Client()
     client.force_login(user)
@@ -39,9 +39,9 @@ def page(chromium: Browser, live_server: Any, other_sites: Sequence[str]) -> Ite
 
 @pytest.fixture
 def shot() -> Callable[..., None]:
-    """``shot(page, "name")``: the page as a picture for the guide, if this run is to make any.
+    """``shot(page, "name")``: take a screenshot of the page for the guide, if this run takes screenshots.
 
-    With ``dark`` also one in the dark, ``name-dark``, after which the page is light again.
+    With ``dark`` it also takes ``name-dark`` in dark mode; afterwards the page is in light mode again.
     """
 
     def take(page: Page, name: str, *, of: str = "#container", dark: bool = False) -> None:
@@ -55,7 +55,7 @@ def shot() -> Callable[..., None]:
         path = IMAGES / f"{name}.png"
         size = page.viewport_size
         assert size is not None
-        # As tall as the page: Django's navigation sticks to the window.
+        # Make the window as tall as the page: Django's navigation sticks to the window.
         tall = page.evaluate("document.documentElement.scrollHeight")
         page.set_viewport_size({"width": size["width"], "height": tall})
         page.locator(of).screenshot(path=path, animations="disabled")

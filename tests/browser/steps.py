@@ -1,4 +1,4 @@
-"""What the tests have in common: a stored configuration, a mail through the worker, fields and rows of a page."""
+"""Steps that several tests share: a stored configuration, a mail through the worker, fields and rows of a page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stored(server: SMTPServer, name: str, **values: Any) -> SMTPConfig:
 
 
 def send(subject: str) -> str:
-    """Send through the worker; give the status."""
+    """Send a mail through the worker; return its status."""
     status = send_email.delay(subject, "Text", to=["bob@example.com"]).get(timeout=PATIENCE)["status"]
     return str(status)
 
@@ -53,16 +53,16 @@ def tick(page: Page, **rows: bool) -> None:
 
 
 def press(page: Page, button: str | re.Pattern[str]) -> None:
-    """Press a button that leads to another page, and wait until that one is there whole."""
+    """Press a button that leads to another page, and wait until that page has loaded."""
     with page.expect_navigation():
         page.get_by_role("button", name=button, exact=isinstance(button, str)).click()
 
 
 def field(page: Page, label: str) -> Locator:
-    """A field of the form, found as people find it."""
+    """Return a field of the form, found by its label."""
     return page.get_by_label(re.compile(f"^{label}:?$"))
 
 
 def expect_route(page: Page, words: str) -> None:
-    """The list says where mail goes now."""
+    """Check that the list shows this route for mail."""
     expect(page.locator(".email-notices")).to_contain_text(words)

@@ -1,4 +1,4 @@
-"""Every page of ours, for a screen reader and for weak eyes, in light and dark: axe finds nothing."""
+"""Every page of this app, for screen readers and low vision, in light and dark mode: axe finds no violation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APP = "/admin/email_integration/"
 
 
 def wrong(page: Page, name: str) -> list[str]:
-    """What axe finds on the page as it is now, and what on its colours in the dark."""
+    """Return the violations on the page as it is now, and those of its colours in dark mode."""
     found: list[str] = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def visited(page: Page, *addresses: str) -> list[str]:
 
 
 def test_pages_of_configurations(page: Page) -> None:
-    """List, form, history, an old version, and what asks before it deletes, deactivates or pauses."""
+    """List, form, history, an old version, and the confirmations before deleting, deactivating or pausing."""
     active, other = config(is_active=True), config("Backup", host="", authentication="oauth")
     active.timeout = 20
     active.save()
@@ -78,7 +78,7 @@ def test_pages_of_configurations(page: Page) -> None:
 
 
 def test_pages_that_say_that_something_is_the_matter(page: Page, settings: Any) -> None:
-    """A server at fault, a pause, mail that goes elsewhere, a password that cannot be read."""
+    """A server at fault, a pause, redirected mail, an unreadable password."""
     stored = config(is_active=True)
     relay = routing.relay_of(stored)
     breaker.trip(relay, Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
@@ -91,10 +91,10 @@ def test_pages_that_say_that_something_is_the_matter(page: Page, settings: Any) 
 
 
 def test_pages_of_deliveries(page: Page) -> None:
-    """List, searched and narrowed, a mail with its attempts, its content, its history, and what becomes of a choice."""
+    """List, searched and filtered; a mail with its attempts, content and history; the confirmation of an action."""
     config(is_active=True)
     one = submitted("bob@example.com", subject="Your order", from_email="Hanna <noreply@example.com>")
-    tried([one], reason="the server is busy and asks us to come back later (451 4.3.2)")
+    tried([one], reason="the server is busy and asks us to try again later (451 4.3.2)")
     failed = pretend(submitted(), status=Status.FAILED, cause="full", reason="the mailbox is full", has_content=False)
     kim: Any = User.objects.get()
     LogEntry.objects.log_actions(kim.pk, [one], CHANGE, change_message="Sent now.", single_object=True)

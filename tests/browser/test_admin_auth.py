@@ -1,4 +1,4 @@
-"""The way into the admin: wrong passwords, and with ADMIN_REQUIRE_2FA a device, its codes, and recovery codes."""
+"""Login to the admin: wrong passwords, and with ADMIN_REQUIRE_2FA a device, its codes, and recovery codes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Site:
         self.processes = Processes(folder, env=self.environment, cwd=ROOT)
 
     def run(self, *arguments: str) -> str:
-        """Run Python in the project, and give what it prints."""
+        """Run Python in the project, and return its output."""
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
@@ -81,13 +81,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def guest(chromium: Browser, site: Site) -> Iterator[Page]:
-    """A page of a browser that is not logged in."""
+    """A browser page without a login."""
     with browsing(chromium, f"http://{site.address}") as page:
         yield page
 
 
 def log_in(page: Page, name: str = "kim", *, to: str = ADMIN) -> None:
-    """With the password, from the login page, to wherever that leads."""
+    """Log in with the password on the login page, and follow the redirect."""
     page.goto(to)
     page.get_by_label("Username").fill(name)
     page.get_by_label("Password").fill(PASSWORD)
@@ -112,12 +112,15 @@ def answered(page: Page, code: str, button: str = "Log in") -> Response:
 
 
 def enter_until_looked_at(page: Page, code: Callable[[], str], button: str = "Log in") -> None:
-    """After a wrong code the next is not looked at for a second or two; a device shows another one by then."""
-    wait_until(lambda: answered(page, code(), button).status != 429, what="a code that is looked at")
+    """Enter codes until one is checked.
+
+    After a wrong code, codes are refused unchecked for a second or two; the device may show another code by then.
+    """
+    wait_until(lambda: answered(page, code(), button).status != 429, what="a code that is checked")
 
 
 def code_of(secret: str, *, ahead: int = 0) -> str:
-    """What the device shows now, or so many times thirty seconds later."""
+    """Return the code that the device shows now, or ``ahead`` times thirty seconds later."""
     device = TOTP(b32decode(secret.replace(" ", "")))
     device.time = time() + 30 * ahead
     return f"{device.token():06d}"
@@ -129,13 +132,13 @@ def wrong_code_of(secret: str) -> str:
 
 
 def set_up(page: Page) -> tuple[str, list[str]]:
-    """Set a device up; give its secret and the recovery codes."""
+    """Set up a device; return its secret and the recovery codes."""
     secret = page.locator(".admin-auth-secret").inner_text()
     enter(page, code_of(secret), "Set up")
     expect(page.locator(".admin-auth-codes code")).to_have_count(10)
     codes = page.locator(".admin-auth-codes code").all_inner_texts()
     assert len(set(codes)) == 10
-    page.get_by_role("link", name="I have kept them").click()
+    page.get_by_role("link", name="I have stored them").click()
     return secret, codes
 
 
@@ -145,7 +148,7 @@ def is_in(page: Page) -> None:
 
 @pytest.mark.extra
 def test_a_device_is_set_up_once_and_asked_for_ever_after(guest: Page, site: Site) -> None:
-    """With a code, a recovery code once, or one that an operator has made; the password alone opens nothing."""
+    """It accepts a code, a recovery code once, or an operator's code; the password alone opens no page."""
     log_in(guest, to="/admin/auth/user/")
     expect(guest).to_have_url(re.compile(f"{SETUP}\\?"))
     secret, codes = set_up(guest)
@@ -201,11 +204,11 @@ devices.update(throttling_failure_count={times}, throttling_failure_timestamp=ti
 
 @pytest.mark.extra
 def test_after_wrong_codes_the_right_one_has_to_wait(guest: Page, site: Site) -> None:
-    """Not longer than half an hour, though: whoever knows the password could keep its owner out for ever."""
+    """The wait is at most half an hour: otherwise, an attacker with the password could lock the owner out for ever."""
     log_in(guest, "hanna")
     secret = guest.locator(".admin-auth-secret").inner_text()
     assert answered(guest, wrong_code_of(secret), "Set up").status == 200
-    expect(guest.get_by_text("This code is wrong. Is the clock of your device right?")).to_be_visible()
+    expect(guest.get_by_text("This code is wrong. Check that the clock of your device is right.")).to_be_visible()
     site.run("-c", FAILED.format(times=1000))
     refused = answered(guest, code_of(secret), "Set up")
     assert refused.status == 429
@@ -217,8 +220,8 @@ def test_after_wrong_codes_the_right_one_has_to_wait(guest: Page, site: Site) ->
 
 
 @pytest.mark.extra
-def test_what_is_shown_to_one_is_shown_to_nobody_else(guest: Page, chromium: Browser, site: Site) -> None:
-    """Whoever had seen the secret that becomes a device would have its codes too."""
+def test_a_secret_is_shown_to_one_visitor_only(guest: Page, chromium: Browser, site: Site) -> None:
+    """With the secret that becomes a device, another person would have its codes too."""
     log_in(guest, "marie")
     secret = guest.locator(".admin-auth-secret").inner_text()
     guest.reload()
@@ -235,11 +238,11 @@ def test_what_is_shown_to_one_is_shown_to_nobody_else(guest: Page, chromium: Bro
 def test_too_many_wrong_passwords(
     page: Page, fresh_process: None, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
-    """A page says for how long nobody comes in from here, and leads back to the login."""
+    """A page says for how long logins from this address are refused, and leads back to the login."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     now = time() // attempts.WINDOW * attempts.WINDOW + 1
     monkeypatch.setattr(attempts, "time", lambda: now)
-    # Of nobody else here: the counts are those of the other tests too.
+    # A separate user: the counts include those of the other tests.
     get_user_model().objects.create_superuser("noah", "noah@example.com", PASSWORD)
     page.context.clear_cookies()
     for password in (*["wrong"] * attempts.OF_NAME, PASSWORD):
@@ -257,7 +260,7 @@ def test_too_many_wrong_passwords(
 
 @pytest.mark.extra
 def test_every_login_page_can_be_read_by_everybody(guest: Page) -> None:
-    """For a screen reader and for weak eyes, in light and dark: axe finds nothing."""
+    """For screen readers and low vision, in light and dark mode: axe finds no violation."""
     found: list[str] = []
 
     def look(name: str, words: str) -> None:
@@ -272,10 +275,10 @@ def test_every_login_page_can_be_read_by_everybody(guest: Page) -> None:
     answered(guest, wrong_code_of(secret), "Set up")
     look("setup with an error", "This code is wrong")
     enter_until_looked_at(guest, lambda: code_of(secret), "Set up")
-    look("recovery codes", "Keep them where you keep passwords")
-    guest.get_by_role("link", name="I have kept them").click()
+    look("recovery codes", "Store them with your passwords")
+    guest.get_by_role("link", name="I have stored them").click()
     guest.get_by_role("link", name="Second factor").click()
-    look("another device", "worth nothing afterwards")
+    look("another device", "will no longer work")
     guest.goto(ADMIN)
     log_out(guest)
     log_in(guest, "lee")

@@ -1,4 +1,4 @@
-"""What an administrator does with SMTP configurations, in a browser, with a worker running."""
+"""An administrator's work with SMTP configurations, in a browser, with a worker running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.extra
 def test_add_test_activate_send_and_turn_off(
     page: Page, stack: Start, smtp_server: Serve, settings: Any, shot: Shot
 ) -> None:
-    """The whole way of a new configuration, up to the fallback when it is turned off."""
+    """All steps of a new configuration, up to the fallback when it is turned off."""
     server, fallback = smtp_server(), smtp_server(security="plain", user=None)
     name_server(settings, host="localhost", port=fallback.port)
     stack(env={"EMAIL_HOST": "localhost", "EMAIL_PORT": str(fallback.port), "DEFAULT_FROM_EMAIL": "a@example.com"})
@@ -118,7 +118,7 @@ def test_the_list_switches_both_ways_and_mail_follows(page: Page, stack: Start, 
 
 
 def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server: Serve, tmp_path: Path) -> None:
-    """Refused with words that say where to paste the authority, and trusted from then on, by workers too."""
+    """The refusal says where to paste the authority's certificate. From then on it is trusted, by workers too."""
     private = make_certificates(tmp_path / "private")
     server = smtp_server(tls_context=private.server_context())
     config = stored(server, "Alpha", is_active=True)
@@ -148,18 +148,20 @@ def test_a_server_with_a_private_authority(page: Page, stack: Start, smtp_server
 
 
 def test_a_server_at_fault_is_reported_and_tried_now(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
-    """From itself it would be tried again in an hour."""
+    """Without the action, the server would be tried again in an hour."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 Authentication credentials invalid", times=1)])
     stored(server, "Primary", is_active=True)
     times = ("RETRY_FIRST", "RETRY_MAX", "BREAKER_PROBE_FIRST", "BREAKER_PROBE_MAX")
     stack(env=dict.fromkeys(times, "3600"))
     waiting = []
-    for number in range(1, 4):  # the second comes when the first has tripped the breaker
+    for number in range(1, 4):  # the second is sent when the first has opened the circuit breaker
         waiting.append(send_email.delay(str(number), "Text", to=["bob@example.com"]))
-        wait_until(lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), what="it to wait")
+        wait_until(
+            lambda: Delivery.objects.filter(waits_for_relay=True).count() == len(waiting), what="the mail deferred"
+        )
     assert len(server.sessions) == 1
     page.goto(LIST)
-    for words in ("The server is at fault: the login is wrong", "(535 5.7.8)", "mails that wait for it: 3."):
+    for words in ("The server is at fault: the server refused the login", "(535 5.7.8)", "mails that wait for it: 3."):
         expect(page.locator(".email-notices")).to_contain_text(words)
     assert complaints(page) == []
     shot(page, "at-fault")
@@ -174,7 +176,7 @@ def test_a_server_at_fault_is_reported_and_tried_now(page: Page, stack: Start, s
 def test_keys_are_rotated_while_mail_flows(
     page: Page, stack: Start, smtp_server: Serve, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Newest first, rotate, drop the old one: the page, the worker and the password never notice."""
+    """Add the new key in front, rotate, remove the old key: the page, the worker and the password keep working."""
     server = smtp_server()
     config = stored(server, "Alpha", is_active=True)
     sealed = str(config.sealed_password)
@@ -211,7 +213,7 @@ def test_a_way_to_log_in_shows_its_own_fields_and_the_others_are_not_kept(page: 
     expect(field(page, "Private key")).to_be_hidden()
     field(page, "Grant").select_option("jwt_bearer")
     expect(field(page, "Private key")).to_be_visible()
-    for other in ("Refresh token", "Client secret", "Client secret ends on"):
+    for other in ("Refresh token", "Client secret", "Client secret expires on"):
         expect(field(page, other)).to_be_hidden()
     field(page, "Grant").select_option("client_credentials")
     field(page, "Client id").fill("mailer")
@@ -264,7 +266,7 @@ def test_a_host_that_hangs_is_given_up_and_explained(page: Page) -> None:
         field(page, "Timeout").fill("1")
         page.get_by_role("button", name="Test connection").click()
         expect(page.locator("#email-connection-test-result")).to_have_text("Testing…")
-        expect(page.locator("#email-connection-test-result")).to_contain_text("no answer within 1 s")
+        expect(page.locator("#email-connection-test-result")).to_contain_text("the server did not answer within 1 s")
         expect(page.locator("#email-connection-test-result")).to_contain_text("What to do:")
     page.context.clear_cookies()
     page.get_by_role("button", name="Test connection").click()
@@ -272,7 +274,7 @@ def test_a_host_that_hangs_is_given_up_and_explained(page: Page) -> None:
 
 
 def test_pausing_and_resuming(page: Page, stack: Start, smtp_server: Serve, shot: Shot) -> None:
-    server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 User unknown", match="nobody")])
+    server = smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 User unknown", match="unknown")])
     stored(server, "Alpha", is_active=True)
     stack()
     page.goto(LIST)
@@ -295,7 +297,7 @@ def test_pausing_and_resuming(page: Page, stack: Start, smtp_server: Serve, shot
 
 
 def test_the_pages_are_readable_in_the_dark(page: Page, smtp_server: Serve) -> None:
-    """Text and background of what is ours differ enough (WCAG 1.4.3)."""
+    """Text and background of this app's parts have enough contrast (WCAG 1.4.3)."""
     stored(smtp_server(), "Alpha", is_active=True)
     page.emulate_media(color_scheme="dark")
     page.goto(LIST)

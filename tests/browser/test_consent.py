@@ -37,7 +37,7 @@ def other_sites(endpoint: TokenEndpoint) -> Sequence[str]:
 
 
 def go_and(page: Page, endpoint: TokenEndpoint, decision: str) -> None:
-    """From the page that says what will happen to the provider, having registered there what it says, and back."""
+    """Register the redirect URI that the page shows, go to the provider, decide there, and return."""
     redirect_uri = page.locator(".email-consent code").inner_text()
     endpoint.authorization.redirect_uris.add(redirect_uri)
     with page.expect_navigation():
@@ -49,7 +49,7 @@ def go_and(page: Page, endpoint: TokenEndpoint, decision: str) -> None:
 def test_the_owner_allows_it_and_mail_goes(
     page: Page, stack: Start, smtp_server: Serve, endpoint: TokenEndpoint, shot: Shot
 ) -> None:
-    """From an empty form to a mail: saved without a refresh token, asked for, activated."""
+    """From an empty form to a mail: saved without a refresh token, consent given, activated."""
     server = smtp_server(check_token=endpoint.is_good)
     stack(beat=False)
     page.goto(f"{LIST}add/")
@@ -87,7 +87,7 @@ def test_the_owner_allows_it_and_mail_goes(
 
 
 def test_the_owner_denies_it(page: Page, smtp_server: Serve, endpoint: TokenEndpoint) -> None:
-    """It is said, nothing is stored, and one can ask again."""
+    """The page reports it, nothing is stored, and consent can be requested again."""
     places = {"oauth_endpoint": endpoint.url, "oauth_authorization_endpoint": endpoint.authorization_url}
     config = stored(smtp_server(check_token=endpoint.is_good), "Alpha", password="", **OAUTH, **places)
     page.emulate_media(color_scheme="dark")

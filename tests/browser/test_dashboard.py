@@ -1,4 +1,4 @@
-"""The dashboard, in a browser: seen, read aloud, on a telephone, in the dark."""
+"""The dashboard, in a browser: by eye, with a screen reader, on a phone, in dark mode."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.django_db(transaction=True)]
 APP = "/admin/email_integration/"
 DASHBOARD = f"{DELIVERIES}dashboard/"
 
-#: Mails of each hour of a day like any other, the busiest at noon; seconds that they took; put off and failed.
+#: Mails in each hour of an ordinary day, the busiest hour at noon; seconds that they took; deferred and failed ones.
 BUSY = (3, 2, 2, 1, 2, 6, 14, 31, 58, 72, 80, 77, 91, 84, 79, 74, 66, 52, 40, 29, 21, 15, 9, 5)
 TOOK = (0.3, 0.4, 0.3, 0.6, 2.4)
 PUT_OFF = {9: 4, 10: 17, 11: 6, 14: 2, 20: 1}
@@ -32,7 +32,7 @@ FAILED = {4: 1, 10: 3, 11: 1, 16: 2}
 
 
 def a_day() -> None:
-    """Deliveries of the last day, some of which went wrong, and some that wait."""
+    """Create deliveries of the last day; some have failed and some are waiting."""
     now = timezone.now()
     for ago, (number, took) in enumerate(zip(BUSY, itertools.cycle(TOOK))):
         at = now - dt.timedelta(hours=23 - ago, minutes=5)
@@ -52,7 +52,7 @@ def a_day() -> None:
 
 
 def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:
-    """Numbers, charts and their table, by eye and by ear, in light and dark, on a large screen and on a small one."""
+    """Numbers, charts and their table, by eye and screen reader, in light and dark mode, on large and small screens."""
     config(is_active=True)
     a_day()
     page.goto(APP)
@@ -78,7 +78,7 @@ def test_it_is_read_without_a_manual(page: Page, shot: Shot) -> None:
 
 
 def test_it_is_narrowed_and_leads_to_the_mails(page: Page) -> None:
-    """By period, priority and configuration, and from each number to the list of what it counts."""
+    """It is filtered by period, priority and configuration. Each number links to the list of the mails it counts."""
     config(is_active=True)
     a_day()
     page.goto(DELIVERIES)

@@ -1,4 +1,4 @@
-"""What an administrator decides about single mails, in a browser, with a worker running."""
+"""An administrator's decisions about single mails, in a browser, with a worker running."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def row(page: Page, delivery_id: str) -> Locator:
 
 
 def choose(page: Page, action: str, *ids: str) -> None:
-    """Have ``action`` done to these rows of the list."""
+    """Apply ``action`` to these rows of the list."""
     for delivery_id in ids:
         row(page, delivery_id).locator("input.action-select").check()
     page.get_by_label("Action:").select_option(label=action)
@@ -41,12 +41,17 @@ def choose(page: Page, action: str, *ids: str) -> None:
 def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     page: Page, stack: Start, smtp_server: Serve, shot: Shot
 ) -> None:
-    """The server took both and said so to nobody: it gets the one again, the same bytes, and never the other."""
+    """The server accepted both without a reply.
+
+    It receives the released mail again, byte for byte, and never the other.
+    """
     server = smtp_server(faults=[Fault(verb="DOT", drop_after_accept=True, times=2)])
     stored(server, "Primary", is_active=True)
     stack()
     mails = [send_email.delay(name, "Text", to=["bob@example.com"], in_doubt="hold") for name in ("one", "two")]
-    wait_until(lambda: Delivery.objects.filter(status=Status.IN_DOUBT).count() == len(mails), what="both in doubt")
+    wait_until(
+        lambda: Delivery.objects.filter(status=Status.IN_DOUBT).count() == len(mails), what="both mails in doubt"
+    )
     one, two = mails
     before = Delivery.objects.get(pk=one.id).message_id
 
@@ -55,7 +60,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
         expect(row(page, one.id)).to_contain_text(words)
     shot(page, "deliveries", dark=True)
     row(page, one.id).get_by_role("link").click()
-    for words in ("hold it for a person", "bytes, kept", "bob@example.com: pending"):
+    for words in ("hold it until a person decides", "bytes, kept", "bob@example.com: pending"):
         expect(page.locator("#content-main")).to_contain_text(words)
     for words in ("Submitted", "Attempt 1: in doubt", "the connection was lost", "up to: Final dot", "TLSv1."):
         expect(page.locator(".email-timeline")).to_contain_text(words)
@@ -69,7 +74,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
     choose(page, "Discard: never send again (in doubt)", one.id, two.id)
     expect(page.locator(".messagelist")).to_contain_text("1 mail was discarded.")
     expect(page.locator(".messagelist")).to_contain_text("1 mail stayed as it was: accepted.")
-    expect(row(page, two.id)).to_contain_text("given up by a person")
+    expect(row(page, two.id)).to_contain_text("discarded by a user")
     assert complaints(page) == []
     assert sorted(subjects(server)) == ["one", "one", "two"]
     first, second = (message.content for message in server.messages if message.subject == "one")
@@ -85,7 +90,7 @@ def test_of_two_mails_in_doubt_one_is_released_and_one_discarded(
         expect(page.locator("#change-history")).to_contain_text(words)
 
 
-#: All that a mail may try in order to reach the world or the page around it.
+#: Every attempt of a mail to reach the network or the page around it.
 HOSTILE = """<html><head><meta http-equiv="refresh" content="0;url=ELSEWHERE/refresh">
 <link rel="stylesheet" href="ELSEWHERE/style.css">
 <style>@import "ELSEWHERE/import.css"; h1 { color: #417690 }
@@ -108,7 +113,7 @@ LOGO = base64.b64decode(
 
 @contextlib.contextmanager
 def another_site() -> Iterator[tuple[str, list[str]]]:
-    """A server of another site: its address, and the paths that it is asked for."""
+    """Run a server of another site; yield its address and the paths that are requested from it."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -142,12 +147,12 @@ def content_page(delivery: Delivery) -> str:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_hostile_mail_is_shown_and_reaches_nothing(page: Page, shot: Shot, chromium: Browser) -> None:
-    """A browser that shows it as any page asks the other site for much; ours asks for nothing."""
+    """A browser that shows it like any page requests much from the other site; the admin requests nothing."""
     with another_site() as (address, asked), chromium.new_page() as careless:
         careless.set_content(HOSTILE.replace("ELSEWHERE", address))
         wanted = {"/style.css", "/pixel.png", "/script"}
-        wait_until(lambda: wanted <= set(asked), what="a careless browser to ask for all it is told to")
-    # Another server: what the careless browser asks for late is not ours.
+        wait_until(lambda: wanted <= set(asked), what="all requests of a browser without protection")
+    # A new server: late requests of the careless browser do not reach it.
     with another_site() as (address, asked):
         _show_hostile_mail(page, address)
     assert asked == []
@@ -190,7 +195,7 @@ def test_contents_are_shown_in_light_and_dark(page: Page, shot: Shot) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_without_the_permission_nothing_of_the_content_is_there(page: Page) -> None:
-    """Neither in the list, nor on the page of the mail, nor found, nor at the address of the content."""
+    """Not in the list, the mail's page or search results, and not at the address of the content."""
     delivery = written()
     User.objects.filter(username="kim").update(is_superuser=False, is_staff=True)
     kim: Any = User.objects.get(username="kim")

@@ -1,1 +1,1 @@
-"""Django's own tests of ``django.core.mail``, run with the backends of this app in the place of Django's."""
+"""Django's own tests of ``django.core.mail``, run with the backends of this app in place of Django's."""

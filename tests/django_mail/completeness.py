@@ -1,4 +1,4 @@
-"""Nothing of Django's mail tests is missed: each class is run or left out, and what is left out is there."""
+"""No mail test of Django is missed: each class is run or listed as left out, and each listed one exists."""
 
 # ruff: noqa: PT009 - not for pytest, but for Django's runner
 
@@ -14,9 +14,9 @@ from .through import tests_left_out_of
 
 
 class Completeness:
-    """For a ``TestCase`` of a module with suites."""
+    """Checks for a ``TestCase`` of a module with suites."""
 
-    #: The names of that module.
+    #: The names in that module.
     ours: dict[str, Any]
     #: The modules of Django's tests.
     djangos: list[ModuleType]

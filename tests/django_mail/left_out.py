@@ -1,7 +1,7 @@
 """Django's mail tests that cannot apply to our backends, each with its reason.
 
-They are run all the same and must fail: one that passes, or is not there any more, fails the run. Each table is that of
-the Django in use. A name alone stands for the tests of all classes here, 'Class.name' for that of one.
+They are still run and must fail: a test that passes, or that no longer exists, fails the run. Each table applies to the
+Django in use. A plain name means the tests of all classes here, 'Class.name' the test of one class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SESSION = "there is no connection to open: sessions are pooled, and opened when
 _SMTPUTF8 = "Django refuses a local part beyond ASCII; ours goes to each server that offers SMTPUTF8"
 
 LEFT_OUT = {
-    # Of Django's SMTP backend
+    # Tests of Django's SMTP backend
     "test_auth_attempted": _CREDENTIALS,
     "test_email_authentication_override_settings": _CREDENTIALS,
     "test_email_authentication_use_settings": _CONFIGURATION,
@@ -51,7 +51,7 @@ CLASSES_LEFT_OUT = {
     "ConsoleBackendTests": "what this backend has in common with the others is run, and the rest is about its output",
 }
 
-#: Tests whose mail our backends send otherwise than Django's SMTP backend, or not at all.
+#: Tests whose mail our backends send in another form than Django's SMTP backend, or do not send.
 NOT_THE_SAME: dict[str, str] = {}
 
 _HALF = "half of a character is refused; Django sends octets that are not in the charset it names"
@@ -65,7 +65,7 @@ if django.VERSION < (6, 1):
         "test_email_msg_uses_crlf": _CRLF,
     }
 
-# Python has been able to since then.
+# These versions of Python can render such a message.
 if django.VERSION < (6, 0) and (sys.version_info >= (3, 12, 3) or (3, 11, 9) <= sys.version_info < (3, 12)):
     NOT_THE_SAME |= {"test_nonascii_as_string_with_ascii_charset": _HALF}
 

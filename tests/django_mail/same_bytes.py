@@ -1,4 +1,4 @@
-"""What Django's tests build without sending it is sent too, and arrives just as Django's SMTP backend sends it."""
+"""Messages that Django's tests only build are sent too, and arrive exactly as Django's SMTP backend sends them."""
 
 # ruff: noqa: PT009, PT027 - not for pytest, but for Django's runner
 
@@ -25,7 +25,7 @@ else:
 
 
 class SameBytes(ThroughOurs):
-    """Compares each message whose ``message()`` a test has called, when the test is over."""
+    """Compares each message whose ``message()`` a test has called, at the end of the test."""
 
     maxDiff = None
     compared = 0
@@ -51,18 +51,18 @@ class SameBytes(ThroughOurs):
         self.addCleanup(recording.stop)
 
     def _compare(self, built: list[EmailMessage]) -> None:
-        # What is sent here is in no outbox of the test.
+        # Messages sent here must not reach the outbox of the test.
         with mock.patch.object(self.server, "on_message", None):
             for email in {id(email): email for email in built}.values():
                 type(self).compared += 1
-                to_somebody = copy.copy(email)
-                to_somebody.bcc = [*email.bcc, "kim@example.com"]
+                with_recipient = copy.copy(email)
+                with_recipient.bcc = [*email.bcc, "kim@example.com"]
                 with self.subTest("sent as by Django", subject=email.subject):
                     if self._testMethodName in NOT_THE_SAME:
                         with self.assertRaises((self.failureException, ValueError)):
-                            self._compare_sent(to_somebody)
+                            self._compare_sent(with_recipient)
                     else:
-                        self._compare_sent(to_somebody)
+                        self._compare_sent(with_recipient)
 
     def _compare_sent(self, email: EmailMessage) -> None:
         alias = {"alias": "djangos"} if django.VERSION >= (6, 1) else {}
@@ -73,11 +73,11 @@ class SameBytes(ThroughOurs):
             with self.assertRaises(BadHeaderError if isinstance(error, BadHeaderError) else ValueError):
                 self._sent(email, default_backend())
         else:
-            for _ in range(2):  # the first of a kind may be rendered by Django, and the second by us
+            for _ in range(2):  # the first error of a kind may come from Django's rendering, and the second from ours
                 self.assertEqual(self._sent(email, default_backend()), expected)
 
     def _sent(self, email: EmailMessage, backend: BaseEmailBackend) -> tuple[str, tuple[str, ...], bytes]:
-        """Sender, recipients and content as they arrive."""
+        """Return sender, recipients and content as they arrive."""
         self.server.messages.clear()
         with made_up_alike():
             backend.send_messages([email])

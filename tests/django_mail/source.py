@@ -1,7 +1,7 @@
-"""The source distribution of the Django that is installed: its tests are in no wheel.
+"""The source distribution of the installed Django: no wheel contains its tests.
 
-It comes through pip, as this machine has it configured, and stays in a cache outside of the checkout. The lock file of
-the Django in use decides: nothing is unpacked unless its hash is there.
+Pip fetches it, as configured on this machine, into a cache outside the checkout. The lock file of the Django in use
+must list the archive's hash, or it is not unpacked.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import django
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements" / f"dev-django-{django.VERSION[0]}.{django.VERSION[1]}.txt"
 
-#: Seconds for pip to fetch 11 MB over a slow network. pip itself notices a network that is silent, or not there.
+#: Seconds for pip to fetch 11 MB over a slow network. Pip itself detects a silent or missing network.
 DOWNLOAD_LIMIT = 600
 
 
 class Unavailable(Exception):
-    """The source distribution cannot be had here."""
+    """The source distribution is not available here."""
 
 
 def unpack_mail_tests(folder: Path) -> Path:
-    """Unpack Django's mail tests below ``folder`` and return what is to be on the path to import ``mail.tests``.
+    """Unpack Django's mail tests below ``folder``; return the directory from which ``mail.tests`` can be imported.
 
     Raises ``Unavailable``.
     """
     archive = _archive()
     top = archive.name.removesuffix(".tar.gz")
     with tarfile.open(archive) as tar:
-        # Python 3.11 has it from 3.11.4 on; without, the hash has to do.
+        # Python 3.11 has this filter from 3.11.4 on; on older ones the hash has to suffice.
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         tar.extractall(folder, members=[member for member in tar if member.name.startswith(f"{top}/tests/mail/")])
     return folder / top / "tests"
@@ -50,7 +50,10 @@ def _archive() -> Path:
 
 
 def _download(locked: str, kept: Path) -> None:
-    """Have pip fetch and check it; moved into its place whole, for others may be at it too."""
+    """Have pip fetch and check the archive.
+
+    It is moved into place complete, because other processes may fetch it too.
+    """
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         requirement = Path(folder) / "django.txt"
@@ -70,7 +73,7 @@ def _download(locked: str, kept: Path) -> None:
 
 
 def _locked() -> str:
-    """The lock file's lines for the installed Django, hashes included."""
+    """Return the lock file's lines for the installed Django, including the hashes."""
     found = re.search(rf"^django=={re.escape(django.__version__)} (?:.*\\\n)*.*", LOCK.read_text(), re.MULTILINE)
     if found is None:
         raise Unavailable(f"Django {django.__version__} is installed, but not the one in {LOCK.name}")

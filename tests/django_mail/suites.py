@@ -1,4 +1,4 @@
-"""Django's test classes with one of our backends in the place of Django's, for Django's own test runner.
+"""Django's test classes with one of our backends in place of Django's, for Django's own test runner.
 
 For Django 5.2 and 6.0; ``suites_with_mailers`` has those of 6.1.
 """
@@ -30,7 +30,7 @@ class TimeZoneTests(SameBytes, mail.tests.MailTimeZoneTests):
 
 
 class GlobalStateTests(mail.tests.PythonGlobalState):
-    """The app is installed, and has polluted nothing either."""
+    """The app is installed and must not change Python's global state either."""
 
 
 @leaving_out

@@ -1,6 +1,6 @@
-"""Django's test classes with one of our backends in the place of Django's, for Django's own test runner.
+"""Django's test classes with one of our backends in place of Django's, for Django's own test runner.
 
-For Django 6.1 and later, where most of them come twice: without MAILERS, as projects of before have it, and with.
+For Django 6.1 and later, where most classes run twice: with MAILERS, and without, as older projects are configured.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import email.errors
 import unittest
 from unittest import mock
 
-# Django's tests import it for Python 3.15, which raises it. The first releases of Python 3.12 do not have it.
+# Django's tests import this error for Python 3.15, which raises it. The first releases of Python 3.12 lack it.
 if not hasattr(email.errors, "HeaderWriteError"):
     email.errors.HeaderWriteError = type("HeaderWriteError", (email.errors.MessageError,), {})
 
@@ -75,7 +75,7 @@ class PositionalArgumentsTests(ThroughOurs, mail.tests.MailDeprecatedPositionalA
 
 
 class GlobalStateTests(mail.tests.PythonGlobalState):
-    """The app is installed, and has polluted nothing either."""
+    """The app is installed and must not change Python's global state either."""
 
 
 @leaving_out
@@ -104,7 +104,7 @@ class HandlerTests(mail.test_handler.MailersTests):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        # Each test has MAILERS of its own, which name Django's.
+        # Each test sets MAILERS with Django's backends.
         cls.enterClassContext(mock.patch("django.core.mail.backends.locmem.EmailBackend", OURS.EmailBackend))
 
 

@@ -15,10 +15,10 @@ from .source import DOWNLOAD_LIMIT, Unavailable, unpack_mail_tests
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Django 6.1 has MAILERS, and another set of test classes.
+#: Django 6.1 has MAILERS and therefore another set of test classes.
 SUITES = "tests.django_mail.suites_with_mailers" if django.VERSION >= (6, 1) else "tests.django_mail.suites"
 
-#: Seconds for one run, about ten times what it takes on a machine with nothing else to do.
+#: Seconds for one run, about ten times the time on an idle machine.
 RUN_LIMIT = 300
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(DOWNLOAD_LIMIT + RUN_LIMIT + 60)]
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(DOWNLOAD_LIMIT + RUN_LIMIT 
 
 @pytest.fixture(scope="module")
 def django_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where ``mail.tests`` can be imported from."""
+    """The directory from which ``mail.tests`` can be imported."""
     try:
         return unpack_mail_tests(tmp_path_factory.mktemp("django"))
     except Unavailable as error:
@@ -37,7 +37,7 @@ def django_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["queued", "direct"])
 def test_djangos_own_mail_tests_pass(name: str, django_tests: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All but those in ``left_out``, which fail."""
+    """All tests pass except those in ``left_out``, which fail."""
     env = {"PYTHONPATH": str(django_tests), "BACKEND": f"email_integration.backends.{name}.EmailBackend"}
     command = ["-W", "error", "-m", "django", "test", "--settings", "tests.django_mail.settings"]
     done = subprocess.run(
@@ -53,7 +53,7 @@ def test_djangos_own_mail_tests_pass(name: str, django_tests: Path, capsys: pyte
     ran = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     ended = re.search(r"^OK \(expected failures=(\d+)\)$", done.stderr, re.MULTILINE)
     assert ran, done.stderr
-    assert ended, f"some were skipped:\n{done.stderr}"
+    assert ended, f"some tests were skipped:\n{done.stderr}"
     left_out = int(ended[1])
     passed = int(ran[1]) - left_out
     with capsys.disabled():

@@ -1,4 +1,4 @@
-"""What Django's tests need to go through one of our backends: the setting, a server, and what arrives there."""
+"""Support for Django's tests to use one of our backends: the setting, a server, and the messages that arrive there."""
 
 # ruff: noqa: PT009 - not for pytest, but for Django's runner
 
@@ -30,15 +30,15 @@ from email_integration.smtpd import Message, SMTPServer
 
 from .left_out import LEFT_OUT
 
-#: The path of the backend to run with.
+#: The import path of the backend under test.
 BACKEND = os.environ["BACKEND"]
 
-#: To put in the place of one of Django's modules of a backend.
+#: A replacement for one of Django's backend modules.
 OURS = SimpleNamespace(EmailBackend=import_string(BACKEND))
 
 
 def leaving_out(cls: type[unittest.TestCase]) -> type[unittest.TestCase]:
-    """Expect the tests in the table to fail; they stay what they are for other classes."""
+    """Expect the listed tests to fail in this class only; other classes keep the original test."""
     for name in sorted(tests_left_out_of(cls)):
         setattr(cls, name, unittest.expectedFailure(_copy_of(getattr(cls, name))))
     return cls
@@ -58,12 +58,12 @@ def _copy_of(test: Any) -> Any:
 
 
 def default_backend() -> BaseEmailBackend:
-    """Return the backend that mail goes through unless it names another."""
+    """Return the backend for mail that names no backend."""
     return mail.mailers.default if django.VERSION >= (6, 1) else mail.get_connection()
 
 
 def _settings_with_ours() -> override_settings:
-    """Name our backend where a class has Django's: in each entry of MAILERS, or in EMAIL_BACKEND if it has none."""
+    """Name our backend in place of Django's: in each entry of MAILERS, or in EMAIL_BACKEND without MAILERS."""
     if hasattr(settings, "MAILERS"):
         return override_settings(MAILERS={alias: {"BACKEND": BACKEND} for alias in settings.MAILERS})
     if django.VERSION >= (6, 1):
@@ -72,7 +72,7 @@ def _settings_with_ours() -> override_settings:
 
 
 class ThroughOurs(SimpleTestCase):
-    """Our backend is the project's, and the active configuration names the server of the class."""
+    """A test class with our backend as the project's backend and its server in the active configuration."""
 
     databases = {"default"}
     email_backend = BACKEND
@@ -95,17 +95,17 @@ class ThroughOurs(SimpleTestCase):
 
     @classmethod
     def start_server(cls) -> int:
-        """Start it and return its port."""
+        """Start the server and return its port."""
         cls.server = cls.enterClassContext(SMTPServer(security="plain", user=None))
         return cls.server.port
 
 
 class Arrived(EmailMessage):
-    """A message out of the server, with what Django's tests look at in those of ``mail.outbox``."""
+    """A message from the server, with the attributes that Django's tests check on messages in ``mail.outbox``."""
 
     def __init__(self, arrived: Message, sent_using: str | None) -> None:
         self._recipients = list(arrived.rcpt_tos)
-        # As the server of Django's tests does.
+        # The server of Django's tests does the same.
         content = arrived.content.rstrip() if django.VERSION < (6, 0) else arrived.content.replace(b"\r\n", b"\n")
         self._parsed = message_from_bytes(content)
         body = self._parsed.get_body(("plain",)).get_content()
@@ -120,12 +120,12 @@ class Arrived(EmailMessage):
     def recipients(self) -> list[str]:
         return self._recipients
 
-    def message(self) -> Parsed:  # type: ignore[override]  # what Django returns from version 6 on
+    def message(self) -> Parsed:  # type: ignore[override]  # the return type of Django 6 and later
         return self._parsed
 
 
 class ToOutbox(ThroughOurs):
-    """What arrives at the server is in ``mail.outbox``, which Django's runner empties before each test."""
+    """Puts each message that arrives into ``mail.outbox``, which Django's runner empties before each test."""
 
     _alias: str | None = None
 
@@ -148,9 +148,9 @@ class ToOutbox(ThroughOurs):
 
 
 class ToDjangosServer(ThroughOurs):
-    """The server is the one that the tests of Django's SMTP backend start, and our backend stands for that one."""
+    """Our backend in place of Django's SMTP backend, with the server that Django's tests start."""
 
-    #: The module of Django's tests, in which 'smtp' is to be ours.
+    #: The module of Django's tests whose 'smtp' is replaced by ours.
     djangos_module: ModuleType
 
     @classmethod
@@ -164,15 +164,18 @@ class ToDjangosServer(ThroughOurs):
 
     def setUp(self) -> None:
         super().setUp()
-        # Django's backend connects anew each time, and their server knows no state that outlives a test.
+        # Django's backend opens a connection each time, and its test server keeps no state beyond a test.
         self.addCleanup(pool.close)
 
 
 class LikeTheSMTPBackend:
-    """What there is beside the tests of Django's SMTP backend; no ``TestCase``, for it would be run by itself."""
+    """Changes to the tests of Django's SMTP backend.
+
+    It is no ``TestCase``, because the runner would run it separately.
+    """
 
     def assertRaisesMessage(self, exception: Any, message: str, *args: Any, **kwargs: Any) -> Any:
-        """Where Django says 'Invalid address', we say 'The address ...' and what is wrong with it."""
+        """Expect 'The address ...', with the fault of the address, where Django says 'Invalid address'."""
         return super().assertRaisesMessage(
             exception, message.replace("Invalid address", "The address"), *args, **kwargs
         )

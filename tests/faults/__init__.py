@@ -1,4 +1,4 @@
-"""The fault matrix: what can go wrong is made to go wrong on a stack of real processes, and the mails are counted.
+"""The fault matrix: cause failures in a stack of real processes, and count the mails.
 
-``python -m tests.faults`` runs it all and prints a table; ``tests/acceptance/test_fault_*.py`` asserts on its counts.
+``python -m tests.faults`` runs all cases and prints a table. ``tests/acceptance/test_fault_*.py`` checks its counts.
 """

@@ -1,4 +1,4 @@
-"""Runs the whole matrix, or the cases whose names have a given text, and prints the table."""
+"""Run the whole matrix, or the cases whose names contain a given text, and print the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = ("submitted", "arrived", "refused", "lost", "duplicated", "in_doubt",
 
 
 def main() -> int:
-    """Run; 1 when a promise was broken."""
+    """Run the cases. Returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("texts", nargs="*", help="only the cases with one of these texts in their names")
     parser.add_argument("--logs", action="store_true", help="show what the processes wrote when a case fails")
@@ -51,7 +51,7 @@ def main() -> int:
         print()
     _sum_up("", list(done.values()), width)
     print(f"{time.monotonic() - started:>11.0f}")
-    print("All promises kept." if not broken else f"{broken} cases broke a promise.")
+    print("All promises were kept." if not broken else f"{broken} cases broke a promise.")
     return 1 if broken else 0
 
 
@@ -61,7 +61,7 @@ def _run(worlds: Worlds, case: Case, done: dict[Case, Counts], width: int) -> li
     except Exception as error:
         print(f"{case!s:{width}}  {type(error).__name__}: {error}", flush=True)
         traceback.print_exc(file=sys.stdout)
-        return ["the case could not be run"]
+        return ["the case did not run"]
     done[case] = counts
     numbers = (f"{getattr(counts, column):>11}" for column in _COLUMNS)
     print(f"{case!s:{width}} ", *numbers, f"{counts.seconds:>11.1f}", sep="")

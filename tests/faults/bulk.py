@@ -1,4 +1,4 @@
-"""Batches: refused, hung and dropped in their midst; and a worker for each priority."""
+"""Batches that are refused, delayed and interrupted in the middle; and a worker for each priority."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .world import Setting
 #: Mails of one transaction.
 _BATCH = 10
 
-#: Of those, so many go well before the harm is done.
+#: How many of them are sent before the fault.
 _AFTER = 3
 
-#: How often the server misbehaves before it comes to its senses.
+#: How often the server misbehaves before it works again.
 _TIMES = 2
 
 
@@ -30,7 +30,7 @@ def _faulty(verb: str, kind: str) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         run.world.smtp.misbehave(Fault(verb=verb, kind=kind, times=_TIMES, after=_AFTER))
         run.submit(_BATCH, atomic=True)
-        run.wait(lambda: not run.world.smtp.pending, "the faults")
+        run.wait(lambda: not run.world.smtp.pending, "all faults occurred")
 
     return act
 
@@ -43,7 +43,7 @@ def _misbehaving(setting: Setting, verbs: tuple[str, ...]) -> list[Case]:
             setting=setting,
             act=_faulty(verb, kind),
             refuses=refuses(verb, kind),
-            # Of one mail at a time, however many are claimed.
+            # For one mail at a time, however many are claimed.
             doubts=range(_TIMES + 1) if leaves_doubt(verb, kind) else range(1),
             slow=True,
         )
@@ -53,21 +53,23 @@ def _misbehaving(setting: Setting, verbs: tuple[str, ...]) -> list[Case]:
 
 
 def _one_queue_alone(run: Run) -> None:
-    """Kill the worker of bulk, leave it dead for a while, and have others sent meanwhile."""
+    """Kill the worker of bulk mail, do not restart it for a while, and send other mail meanwhile."""
     run.world.smtp.slow = 0.05
     run.submit(300, bulk=True)
-    run.wait(run.arrived(20), "some of the bulk")
+    run.wait(run.arrived(20), "the first bulk mails")
     bulk = run.world.worker_of("mail.bulk")
     os.killpg(bulk.pid, signal.SIGKILL)
     bulk.wait(seconds=PATIENCE)
     started = time.monotonic()
     run.submit(20)
     others = run.ids[300:]
-    run.wait(lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the other priority")
+    run.wait(
+        lambda: {run.rows()[pk].status for pk in others} == {"accepted"}, "the mails of the other priority accepted"
+    )
     seconds = time.monotonic() - started
     left = sum(row.status == "queued" for row in run.rows().values())
-    run.remark(f"20 of the other priority in {seconds:.1f} s, while {left} waited for a worker")
-    run.promise(left > 0, "nothing waited for the worker that was killed")
+    run.remark(f"20 mails of the other priority in {seconds:.1f} s, while {left} bulk mails waited for a worker")
+    run.promise(left > 0, "no bulk mail waited for the killed worker")
     run.world.smtp.slow = 0.0
 
 
@@ -89,7 +91,7 @@ CASES = [
     ),
     Case(
         group="bulk",
-        name="the worker of one priority killed",
+        name="worker of one priority killed",
         setting=_A_WORKER_EACH,
         act=_one_queue_alone,
         # Each session of its processes may have had a mail at its dot.

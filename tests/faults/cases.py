@@ -1,4 +1,4 @@
-"""One case: what it does to a world, and what is counted afterwards."""
+"""One case: its effect on a world, and the counts afterwards."""
 
 from __future__ import annotations
 
@@ -13,67 +13,73 @@ from config.local.processes import PATIENCE, wait_until
 from .databases import CannotCount, Row, rows
 from .world import Setting, World
 
-#: The states in which nothing more is done by itself; written out here, for they are part of what is tested.
+#: The statuses of finished mail. They are repeated here, because they are part of the tested behaviour.
 ENDS = {"accepted", "failed", "expired", "cancelled", "quarantined"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the mails of a case, counted in the server's box and in the database."""
+    """The mails of a case by result, counted in the server's mailbox and in the database."""
 
     submitted: int
-    #: Distinct Message-IDs in the box.
+    #: Distinct Message-IDs in the mailbox.
     arrived: int
-    #: Ended because the server said no for good, which only a case that has it say so may have.
+    #: Refused for good by the server, which is allowed only for a case with such a fault.
     refused: int
-    #: Neither arrived nor refused, and nobody will do anything about it.
+    #: Neither arrived nor refused, and finished.
     lost: int
-    #: Further copies in the box.
+    #: Further copies in the mailbox.
     duplicated: int
     #: How often a mail was recorded in doubt.
     in_doubt: int
-    #: Further copies of a mail beyond its records of doubt, and mails whose copies are not the same bytes.
+    #: Copies of a mail beyond the first that exceed its records of doubt, and mails whose copies differ.
     unexplained: int
-    #: Waits in doubt for a person.
+    #: In doubt, and waiting for a person's decision.
     held: int
-    #: Neither at its end nor held when time was up.
+    #: Neither finished nor held at the end of the time.
     stuck: int
-    #: Of what should follow a mail: not done although the mail was accepted; done once more.
+    #: Continuations: not started although the mail was accepted; started more than once.
     not_followed: int
     followed_twice: int
-    #: From the first submission to the end of all.
+    #: Seconds from the first submission to the end of all mails.
     seconds: float
-    #: Broken promises of this case alone.
+    #: Broken promises that only this case has.
     complaints: tuple[str, ...] = ()
-    #: What else is worth to be known of this run.
+    #: Other remarks about this run.
     remarks: tuple[str, ...] = ()
 
     def broken(self, case: Case) -> list[str]:
-        """The promises that are broken, in words."""
+        """Return the broken promises, in words."""
         said = {
             f"{self.lost} lost": self.lost,
             f"{self.stuck} stuck": self.stuck,
-            f"{self.unexplained} duplicated without a doubt": self.unexplained,
-            f"{self.duplicated} duplicated though in doubt means hold": case.setting.policy == "hold"
+            f"{self.unexplained} duplicated without a record of doubt": self.unexplained,
+            f"{self.duplicated} duplicated although the policy is hold": case.setting.policy == "hold"
             and self.duplicated,
-            f"{self.held} held though in doubt means resend": case.setting.policy == "resend" and self.held,
-            f"{self.not_followed} not followed": self.not_followed,
-            f"{self.followed_twice} followed twice": self.followed_twice > case.may_follow_twice,
-            f"{self.in_doubt} in doubt, not {case.doubts}": case.doubts is not None
+            f"{self.held} held although the policy is resend": case.setting.policy == "resend" and self.held,
+            f"{self.not_followed} not continued": self.not_followed,
+            f"{self.followed_twice} continued twice": self.followed_twice > case.may_follow_twice,
+            f"{self.in_doubt} in doubt, expected {_in_words(case.doubts)}": case.doubts is not None
             and self.in_doubt not in case.doubts,
-            f"{self.refused} refused, not {case.refuses}": self.refused > case.refuses,
-            "no mail submitted": not self.submitted,
+            f"{self.refused} refused, expected at most {case.refuses}": self.refused > case.refuses,
+            "no mail was submitted": not self.submitted,
         }
         return [*self.complaints, *(words for words, is_so in said.items() if is_so)]
 
 
+def _in_words(numbers: range | None) -> str:
+    return "any number" if numbers is None else f"{numbers.start} to {numbers.stop - 1}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """``act`` submits the mails and does the harm; the rest of the case is the same for all.
+    """``act`` submits the mails and causes the fault. The rest of the case is the same for all.
 
-    ``refuses``: so many mails the server refuses for good. ``may_follow_twice``: so many continuations may run again.
-    ``doubts``: how often a mail can have come into doubt, where that is known: the harm was done where it is said.
-    ``seconds``: how long it may take until all mails have come to their end.
+    Args:
+        refuses: how many mails the server refuses for good.
+        may_follow_twice: how many continuations may run again.
+        doubts: how often a mail can become in doubt; None if this is not known.
+        seconds: how long it may take until all mails are finished.
     """
 
     group: str
@@ -92,7 +98,7 @@ class Case:
 
 
 class Run:
-    """A case under way in a world."""
+    """A case that is running in a world."""
 
     _numbers = itertools.count(1)
 
@@ -100,12 +106,12 @@ class Run:
         self.world = world
         self.case = case
         self.ids: list[str] = []
-        #: What marks that which follows a mail, and the mails that something follows.
+        #: The tags of continuations, and the mails that have one.
         self._tags: list[str] = [""]
         self._to_follow: list[str] = []
-        #: Submissions that the application was told had failed.
+        #: Submissions that failed for the application.
         self.refused = 0
-        #: How often the case has killed, and how many processes.
+        #: How many kills the case made, and of how many processes.
         self.kills = 0
         self.killed = 0
         self._complaints: list[str] = []
@@ -114,12 +120,12 @@ class Run:
         self._total_before = world.smtp.total
         self.started = time.monotonic()
 
-    # What a case does
+    # The actions of a case
 
     def submit(
         self, mails: int = 6, *, size: int = 300, followed: bool = False, atomic: bool = False, bulk: bool = False
     ) -> float:
-        """Submit, and give how many seconds it took."""
+        """Submit, and return the seconds that it took."""
         self.begin_submitting(mails, size=size, followed=followed, atomic=atomic, bulk=bulk)
         return self.finish_submitting()
 
@@ -133,7 +139,7 @@ class Run:
         bulk: bool = False,
         pause: float = 0,
     ) -> None:
-        """Let the application submit by itself, ``pause`` seconds apart; ``finish_submitting`` waits for it."""
+        """Let the application submit in the background, ``pause`` seconds apart; ``finish_submitting`` waits for it."""
         self._tags.append(f"followed{next(self._numbers)}" if followed else "")
         self._is_submitting = True
         self.world.application.begin(
@@ -141,7 +147,7 @@ class Run:
         )
 
     def finish_submitting(self) -> float:
-        """Wait until the application has submitted, and give how many seconds it took."""
+        """Wait until the application has submitted, and return the seconds that it took."""
         answer = self.world.application.finish()
         self._is_submitting = False
         self.ids.extend(answer["ids"])
@@ -151,34 +157,34 @@ class Run:
         return float(answer["seconds"])
 
     def wake_again(self) -> None:
-        """Wake workers by hand, once for each mail that was submitted."""
+        """Wake workers once for each submitted mail."""
         self.world.application.call(do="wake", times=len(self.ids))
 
     def wait(self, condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> None:
-        """Wait for what must have happened for the case to mean anything."""
+        """Wait for a condition that the case requires."""
         wait_until(condition, seconds=seconds, what=f"{self.case}: {what}")
 
     def promise(self, is_so: bool, otherwise: str) -> None:
-        """Note what is a promise of this case alone, and broken."""
+        """Record ``otherwise`` as a broken promise of this case unless ``is_so``."""
         if not is_so:
             self._complaints.append(otherwise)
 
     def remark(self, text: str) -> None:
-        """Note what is worth to be known besides the counts."""
+        """Record a remark beside the counts."""
         self._remarks.append(text)
 
     def arrived(self, mails: int) -> Callable[[], bool]:
-        """A condition: so many messages have arrived since the case began."""
+        """Return a condition: ``mails`` messages have arrived since the case began."""
         return lambda: self.world.smtp.total - self._total_before >= mails
 
-    # What is looked at
+    # The observed state
 
     def rows(self) -> dict[str, Row]:
-        """The deliveries as they stand."""
+        """Return the stored deliveries."""
         return rows(self.world.database, self.ids)
 
     def is_over(self) -> bool:
-        """Whether all were submitted and have come to their end, and what follows them has been set going."""
+        """Return whether all mails are submitted and finished, and their continuations started."""
         return self.open_rows() == 0 and not self._is_submitting
 
     def _is_at_its_end(self, row: Row) -> bool:
@@ -186,11 +192,14 @@ class Run:
 
     @property
     def at_once(self) -> int:
-        """How many mails a process may have in hand at a time."""
+        """How many mails a process may have in progress at the same time."""
         return self.case.setting.sessions
 
     def open_rows(self, *, start_missing: bool = True) -> int | None:
-        """How many have not come to their end; None if not known. With ``start_missing``, start missing workers."""
+        """Return the number of unfinished mails, or None if it is unknown.
+
+        With ``start_missing``, start missing workers.
+        """
         if start_missing:
             self.world.start_missing_workers()
         try:
@@ -203,14 +212,14 @@ class Run:
         return self.case.setting.policy == "hold"
 
     def drain(self) -> None:
-        """Wait for the end of all, up to the case's time."""
+        """Wait until all mails are finished, up to the case's time."""
         try:
-            wait_until(self.is_over, seconds=self.case.seconds, what="the end of all")
+            wait_until(self.is_over, seconds=self.case.seconds, what="all mails finished")
         except TimeoutError:
-            pass  # the counts tell
+            pass  # the counts show it
 
     def count(self) -> Counts:
-        """Count."""
+        """Count the mails by result."""
         seconds = time.monotonic() - self.started
         found = wait_until(self._rows_if_any, what="the database")
         copies = self.world.smtp.copies()
@@ -253,7 +262,7 @@ class Run:
 
 
 def run_case(world: World, case: Case) -> Counts:
-    """Run a case in a world of its setting, and count. Raises TimeoutError when what should go wrong did not."""
+    """Run a case in a world of its setting, and count. Raises TimeoutError if the intended fault did not occur."""
     run = Run(world, case)
     try:
         case.act(run)

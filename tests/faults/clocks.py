@@ -1,4 +1,4 @@
-"""Clocks that jump by an hour while mail flows."""
+"""Clocks that jump by an hour while mail is being sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HOUR = 3600
 
 
 def _jump(*hours: int) -> Callable[[Run], None]:
-    """Let the clock jump while mails are under way, wait until some more have arrived, and let it jump again."""
+    """Make the clock jump while mails are being sent, wait until some more have arrived, and make it jump again."""
 
     def act(run: Run) -> None:
         run.world.smtp.slow = 0.05
@@ -25,8 +25,9 @@ def _jump(*hours: int) -> Callable[[Run], None]:
     return act
 
 
-#: In one world, and in this order: after an hour on, the right time would be an hour back, for which all would wait.
+#: In one world, and in this order: after a jump forward, the return to the right time would be an hour back, and all
+#: mail would wait for that hour.
 CASES = [
     Case(group="clock", name=name, setting=Setting(clock=True), act=_jump(*hours), slow=True)
-    for name, hours in (("an hour back and on again", (-1, 0)), ("an hour on", (1,)))
+    for name, hours in (("set back an hour, and then forward again", (-1, 0)), ("set forward an hour", (1,)))
 ]

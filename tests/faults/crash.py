@@ -1,8 +1,8 @@
-"""Ends a worker at an exact point of its work, or stops it there, without changing what it runs.
+"""Kill a worker at an exact point of its work, or stop it there, without changing the code that it runs.
 
-Loaded by ``tests.faults.settings`` into the workers. Each pool process sets the hook of ``sending.points``; at the
-point that the plan names it kills itself, or the whole worker, as ``kill -9`` does. The plan is a file that only one
-process can take away, so that it happens once.
+``tests.faults.settings`` loads this module into the workers. Each pool process sets the hook of ``sending.points``. At
+the point that the plan names, it kills itself or the whole worker, as ``kill -9`` does. The plan is a file that only
+one process can take, so that this happens once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from django.conf import settings
 
 from .following import FOLLOW
 
-#: The environment variable that names the plan; the settings read it.
+#: The environment variable that names the plan. The settings read it.
 PLAN = "FAULTS_PLAN"
 
-#: A 'stopped' one is a pool process that is sent SIGSTOP, not SIGKILL.
+#: 'stopped' is a pool process that gets SIGSTOP, not SIGKILL.
 Victim = Literal["child", "worker", "stopped"]
 
-#: After what follows a mail was published, and before that is noted.
+#: After the continuation of a mail is published, and before this is recorded.
 PUBLISHED = "published"
 
-#: Where a worker can be made to die: the points of ``sending.points``, and how often a process comes there before it
-#: does. A mail's last are recorded together.
+#: Where a worker can be killed: the points of ``sending.points``, and how many times a process reaches the point before
+#: it is killed. The last ones of a mail are recorded together.
 POINTS = {
     "claimed": 1,
     "in hand": 3,
@@ -49,32 +49,32 @@ POINTS = {
 
 
 class Plan:
-    """The plan, seen from the harness."""
+    """The plan, for the harness."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     @property
     def is_done(self) -> bool:
-        """Whether a process has come to its point."""
+        """Whether a process has reached its point."""
         return _taken(self._file).exists()
 
     @property
     def victim(self) -> int:
-        """The id of the process that has come to its point last."""
+        """The id of the process that last reached its point."""
         return int(_taken(self._file).read_text())
 
     def arm(self, point: str, *, nth: int, victim: Victim) -> None:
-        """Have the process that comes to ``point`` for the ``nth`` time from now end its life there."""
+        """Kill or stop ``victim`` when a process reaches ``point`` for the ``nth`` time from now."""
         if point not in POINTS:
-            raise LookupError(f"There is no point {point!r}.")
+            raise LookupError(f"{point!r} is not a point; see POINTS.")
         _taken(self._file).unlink(missing_ok=True)
         draft = self._file.with_suffix(".draft")
         draft.write_text(json.dumps({"point": point, "nth": nth, "victim": victim, "made": time.time_ns()}))
         draft.rename(self._file)
 
     def drop(self) -> None:
-        """Let none die of it any more."""
+        """Remove the plan, so that no more processes are killed."""
         self._file.unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def _taken(plan: Path) -> Path:
 
 
 class _Watch:
-    """Hears of each point that a thread of this process comes to."""
+    """Called for each point that a thread of this process reaches."""
 
     def __init__(self, plan: Path) -> None:
         self._plan = plan
@@ -92,7 +92,7 @@ class _Watch:
         self._lock = threading.Lock()
 
     def __call__(self, name: str, *delivery_ids: str) -> None:
-        with self._lock:  # the other threads go no further than their next point while this one kills the process
+        with self._lock:  # while this thread kills the process, the others stop at their next point
             try:
                 plan = json.loads(self._plan.read_text())
             except FileNotFoundError:

@@ -15,10 +15,11 @@ HOLD = Setting(watched=True, policy="hold")
 #: Mails of one transaction, so that they are claimed together.
 _MAILS = 12
 
-#: The points between the notes of a final dot and of the reply: what dies there leaves its mail in doubt.
+#: The points between the notes of a final dot and of the reply: a process killed there leaves its mail in doubt.
 _IN_DOUBT = ("dot noted", "answered")
 
-#: Where the server's silence says when: the verb, and the octets of a mail that does not fit into the kernel.
+#: The points at which a silent server holds a session: the verb, and the octets of a mail. The largest does not fit
+#: into the kernel's buffers.
 SILENT_AT = {
     "after MAIL": ("MAIL", 300),
     "after RCPT": ("RCPT", 300),
@@ -30,7 +31,7 @@ SILENT_AT = {
 
 
 def at(point: str, victim: Victim) -> Callable[[Run], None]:
-    """Submit a batch, and have the victim die at this point of it."""
+    """Return an action that submits a batch, and kills the victim at this point of it."""
 
     def act(run: Run) -> None:
         die_at(run, point, victim)
@@ -39,22 +40,22 @@ def at(point: str, victim: Victim) -> Callable[[Run], None]:
 
 
 def die_at(run: Run, point: str, victim: Victim, *, nth: int = 0) -> None:
-    """Submit a batch, and wait until the victim has died, or stands still, at this point of it.
+    """Submit a batch, and wait until the victim has died, or is stopped, at this point of it.
 
-    That is where a process comes there for the ``nth`` time; 0 is the usual one of the point.
+    The process dies when it reaches the point for the ``nth`` time; 0 means the default of the point.
     """
     if point == "before a session":
         run.world.smtp.drop_connections()
     run.world.plan.arm(point, nth=nth or POINTS[point], victim=victim)
     run.submit(_MAILS, followed=True, atomic=True)
-    run.wait(lambda: run.world.plan.is_done, "its death")
+    run.wait(lambda: run.world.plan.is_done, "the killed process")
 
 
 def _amid(verb: str, size: int, victim: Victim) -> Callable[[Run], None]:
     def act(run: Run) -> None:
         hold = run.world.smtp.hold(verb)
         run.begin_submitting(3, size=size, followed=True)
-        run.world.kill_whoever_talks_from(hold.wait(), victim)
+        run.world.kill_process_with_port(hold.wait(), victim)
         run.finish_submitting()
 
     return act
@@ -68,9 +69,10 @@ def _at_points(setting: Setting, victim: Victim, *, slow: bool) -> list[Case]:
             name=f"{'host' if setting.hosts else victim} killed at '{point}'",
             setting=setting,
             act=at(point, victim),
-            # Wherever one of its mails is, its first ones may be there.
+            # Mails of the batch that are finished may already have their continuation.
             may_follow_twice=processes,
-            # Each of its sessions may have had a mail at its dot; without a journal all of a batch may.
+            # Each of its sessions may have had a mail at its dot. Without a journal, all mails of the batch may be in
+            # doubt.
             doubts=range(
                 point in _IN_DOUBT, 1 + (_MAILS if setting.hosts == "apart" else setting.sessions * processes)
             ),

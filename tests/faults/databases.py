@@ -1,4 +1,4 @@
-"""A database of a world's own, and a way to count its rows that is not the way of those who write them."""
+"""The databases of a world, and a way to count their rows that is independent of the tested code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.postgresql import PostgreSQL
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A delivery as it stands; ``doubts`` is how often it was recorded in doubt."""
+    """The stored state of a delivery. ``doubts`` is how often it was recorded in doubt."""
 
     message_id: str
     status: str
@@ -30,23 +30,23 @@ class Row:
 
 
 class Database(Protocol):
-    """What a world needs of its database."""
+    """The database of a world."""
 
     @property
     def url(self) -> str:
-        """For the stack's processes."""
+        """The URL for the stack's processes."""
 
     def start(self) -> None:
-        """Be there."""
+        """Start it."""
 
     def stop(self) -> None:
-        """End for good."""
+        """End it for good."""
 
     def away(self) -> contextlib.AbstractContextManager[None]:
-        """Have none write to it."""
+        """Prevent all writes to it while the block runs."""
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run a statement on a connection of its own, and give its rows."""
+        """Run a statement on a separate connection, and return its rows."""
 
 
 class SQLite:
@@ -57,10 +57,10 @@ class SQLite:
         self.url = f"sqlite:///{self.file}"
 
     def start(self) -> None:
-        """Nothing to do: the first connection makes it."""
+        """Do nothing: the first connection creates the file."""
 
     def stop(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as connection:
@@ -68,7 +68,7 @@ class SQLite:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all others from writing."""
+        """Lock out all other writers."""
         with contextlib.closing(sqlite3.connect(self.file, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
@@ -78,7 +78,7 @@ class SQLite:
 
     @property
     def is_locked(self) -> bool:
-        """Whether another keeps all from writing."""
+        """Return whether another connection locks out all writers."""
         with contextlib.closing(sqlite3.connect(self.file, timeout=1, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -89,7 +89,7 @@ class SQLite:
 
 
 class Postgres(PostgreSQL):
-    """A server, with the ways in which it can fail."""
+    """A server, with its possible failures."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -101,14 +101,14 @@ class Postgres(PostgreSQL):
             return cursor.fetchall() if cursor.description else []
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A connection of its own, which may write when nobody else may."""
+        """Return a separate connection, which may write even if others may not."""
         return psycopg.connect(
             self.url, autocommit=True, connect_timeout=10, options="-c default_transaction_read_only=off"
         )
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
-        """Refuse everybody else's writing."""
+        """Refuse all other writes while the block runs."""
         self._configure("default_transaction_read_only = on")
         try:
             yield
@@ -116,7 +116,7 @@ class Postgres(PostgreSQL):
             self._configure("default_transaction_read_only = off")
 
     def log(self) -> str:
-        """What the server has written."""
+        """Return the server's log."""
         return (self._data / "log").read_text(errors="replace")
 
     def _configure(self, setting: str) -> None:
@@ -125,9 +125,9 @@ class Postgres(PostgreSQL):
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Be there for none, after a crash."""
+        """Crash, and be unreachable while the block runs."""
         self._was_restarted = True
-        # Its socket is named on its command line alone, which is the program, '-D', the folder, and these.
+        # Its socket is named only on its command line: the program, '-D', the folder, and these options.
         options = shlex.split((self._data / "postmaster.opts").read_text())[3:]
         self._control("stop", "--mode", "immediate")
         try:
@@ -142,7 +142,7 @@ class Postgres(PostgreSQL):
 
     def stop(self) -> None:
         if self._was_restarted:
-            # The way of before does not find it any more.
+            # After a restart, the normal way no longer finds the server.
             self._control("stop", "--mode", "fast")
         super().stop()
 
@@ -159,7 +159,7 @@ class Postgres(PostgreSQL):
 
 
 class Maria(MariaDB):
-    """A server, with the ways in which it can fail."""
+    """A server, with its possible failures."""
 
     flush = 2
 
@@ -169,14 +169,14 @@ class Maria(MariaDB):
             return list(cursor.fetchall())
 
     def connect(self) -> pymysql.Connection[Any]:
-        """A connection of its own."""
+        """Return a separate connection."""
         return pymysql.connect(
             host=LOOPBACK, port=self.port, user="root", database=DATABASE, autocommit=True, read_timeout=int(PATIENCE)
         )
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Be there for none, after a crash."""
+        """Crash, and be unreachable while the block runs."""
         self.kill()
         try:
             yield
@@ -189,7 +189,7 @@ class CannotCount(Exception):
 
 
 def rows(database: Database, ids: Sequence[str]) -> dict[str, Row]:
-    """Give the deliveries of these ids; one that is not there is left out. Raises ``CannotCount``."""
+    """Return the deliveries of these ids; missing ones are left out. Raises ``CannotCount``."""
     wanted = set(ids)
     try:
         deliveries = database.query("SELECT id, message_id, status, continue_after FROM email_integration_delivery")

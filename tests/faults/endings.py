@@ -29,7 +29,7 @@ def _signalled(number: signal.Signals) -> Callable[[Run], None]:
         worker.send_signal(number)
         run.finish_submitting()
         worker.wait(seconds=PATIENCE)
-        # What is left of it is not to be there any more.
+        # End the rest of it.
         worker.kill()
         run.world.smtp.slow = 0.0
 
@@ -40,7 +40,7 @@ CASES = [
     *(
         Case(
             group="workers",
-            name="three, and a wake-up for each mail",
+            name="three workers, and a wake-up for each mail",
             setting=setting,
             act=_many,
             slow=slow,

@@ -1,21 +1,21 @@
-"""libfaketime, which gives processes a clock of their own. A Debian package, see ``tests/debian-packages.txt``."""
+"""libfaketime, which fakes the clock of processes. A Debian package, see ``tests/debian-packages.txt``."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: Where Debian puts libraries, each architecture in a folder of its own.
+#: Debian's folder of libraries, with a folder for each architecture.
 LIBRARIES = Path("/usr/lib")
 
 
 def library() -> Path | None:
-    """The library, if it is installed."""
+    """Return the path of the library, or None if it is not installed."""
     return next(iter(sorted(LIBRARIES.glob("*/faketime/libfaketime.so.1"))), None)
 
 
 def environment(clock: Path) -> dict[str, str]:
-    """What processes must have in theirs to go by the file ``clock``. Raises ``FileNotFoundError``."""
+    """Return the environment of processes whose clock follows the file ``clock``. Raises ``FileNotFoundError``."""
     found = library()
     if found is None:
         raise FileNotFoundError("libfaketime is not installed")

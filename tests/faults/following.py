@@ -1,6 +1,7 @@
-"""What follows a mail: a message to a queue that nobody consumes, so that each time it was set going can be counted.
+"""The continuation of a mail: a message to a queue without consumers, so that each continuation can be counted.
 
-A task that a worker runs would not do: the worker's death loses messages of the application, for which Celery answers.
+A task that a worker runs would not do: a killed worker loses messages of the application, for which Celery is
+responsible.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ FOLLOW = "application.follow"
 
 
 def follow(app: Celery, tag: str) -> Signature[Any]:
-    """What is to follow a mail."""
+    """Return the continuation of a mail."""
     return app.signature(FOLLOW, kwargs={"tag": tag}, queue=QUEUE)
 
 
 def followed(url: str, tag: str) -> list[str]:
-    """The ids of the mails whose continuation was set going, one for each time; ``url`` is the broker's."""
+    """Return the ids of the mails whose continuation was started, one for each time. ``url`` is the broker's."""
     with redis.Redis.from_url(url) as broker:
         messages = broker.lrange(QUEUE, 0, -1)
     calls = [json.loads(base64.b64decode(json.loads(message)["body"])) for message in messages]

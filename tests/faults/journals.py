@@ -1,4 +1,4 @@
-"""A folder of journals that takes none, journals that cannot be read, and workers that share a folder, or none."""
+"""A journal folder that cannot be written, unreadable journals, and workers that share a folder, or have none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAILS = 12
 
 @contextlib.contextmanager
 def _mounted(folder: Path, *options: str) -> Iterator[None]:
-    """Have a file system in memory there."""
+    """Mount a file system in memory there."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(("mode=0700", *options)), "tmpfs", folder], check=True)
     try:
         yield
@@ -46,12 +46,12 @@ def _mounted(folder: Path, *options: str) -> Iterator[None]:
 
 
 def _full(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """There is room for the header of a journal, and for no mail."""
+    """Leave space for the header of a journal, and for no mail."""
     return _mounted(folder, "size=4k")
 
 
 def _nearly_full(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """There is room for the header of a journal, and for some mails."""
+    """Leave space for the header of a journal, and for some mails."""
     return _mounted(folder, "size=16k")
 
 
@@ -70,11 +70,11 @@ def _of_another_user(folder: Path) -> Iterator[None]:
 
 
 def _kept_from(away: Callable[[Path], contextlib.AbstractContextManager[None]], point: str) -> Callable[[Run], None]:
-    """Have no journal kept in the folder, and a process killed there."""
+    """Return an action that prevents journals in the folder, and kills a process at ``point``."""
 
     def act(run: Run) -> None:
-        run.submit(2)  # its journal is there then
-        run.wait(run.is_over, "the end of these")
+        run.submit(2)  # then its journal exists
+        run.wait(run.is_over, "the first mails finished")
         with away(run.world.journals):
             die_at(run, point, "child")
             run.drain()
@@ -86,7 +86,7 @@ def _kept_from(away: Callable[[Path], contextlib.AbstractContextManager[None]], 
 
 
 def _truncate(file: Path) -> None:
-    """Leave the header, and a part of the first slot."""
+    """Keep the header, and a part of the first slot."""
     os.truncate(file, PAGE + 20)
 
 
@@ -95,7 +95,7 @@ def _truncate_all(file: Path) -> None:
 
 
 def _spoil(file: Path) -> None:
-    """Have the slots be no slots."""
+    """Overwrite the slots with other data."""
     with file.open("r+b") as journal:
         for slot in range(3):
             journal.seek(PAGE + slot * SLOT_SIZE + 10)
@@ -113,7 +113,7 @@ def _remove(file: Path) -> None:
 
 
 def _harmed(harm: Callable[[Path], None], point: str) -> Callable[[Run], None]:
-    """Harm the journal of a process that stands still there, and kill the process."""
+    """Return an action that damages the journal of a stopped process, and kills the process."""
 
     def act(run: Run) -> None:
         die_at(run, point, "stopped")
@@ -133,41 +133,41 @@ def _journal_of(run: Run, pid: int) -> Path:
 
 
 def _paused(point: str) -> Callable[[Run], None]:
-    """Have a process stand still until its batch was taken over, and then go on.
+    """Return an action that stops a process until its batch was taken over, and then continues it.
 
-    At its first mail: it stands in no transaction then, whose locks others would wait for.
+    It stops at its first mail, where it is in no transaction whose locks could block others.
     """
 
     def act(run: Run) -> None:
         die_at(run, point, "stopped", nth=1)
         victim = run.world.plan.victim
         try:
-            run.wait(run.is_over, "the end of all without it")
+            run.wait(run.is_over, "all mails finished without the stopped process")
         finally:
             os.kill(victim, signal.SIGCONT)
-        # What it does now is to change nothing; it tells that it goes on by ending its task.
+        # The process must change nothing now. Its finished task shows that it has continued.
         before = run.world.smtp.total
         run.submit(10)
-        run.wait(run.is_over, "the end of these")
-        run.remark(f"{run.world.smtp.total - before - 10} more copies after it went on")
+        run.wait(run.is_over, "the further mails finished")
+        run.remark(f"{run.world.smtp.total - before - 10} more copies after the stopped process continued")
 
     return act
 
 
 def _killed(point: str, victim: Victim) -> Callable[[Run], None]:
-    """Kill, and say how long it took until all had come to their end."""
+    """Return an action that kills, and reports the seconds until all mails were finished."""
 
     def act(run: Run) -> None:
         die_at(run, point, victim)
         killed = time.monotonic()
-        run.wait(lambda: run.open_rows(start_missing=False) == 0, "the end of all, by the other worker")
-        run.remark(f"settled {time.monotonic() - killed:.1f} s after the kill")
+        run.wait(lambda: run.open_rows(start_missing=False) == 0, "all mails finished by the other worker")
+        run.remark(f"all mails settled {time.monotonic() - killed:.1f} s after the kill")
 
     return act
 
 
 def _away_while_recovering(point: str) -> Callable[[Run], None]:
-    """Kill a process, and have the database away before another can have recovered what it had in hand."""
+    """Return an action that kills a process, and stops the database before another process can recover its mail."""
 
     def act(run: Run) -> None:
         die_at(run, point, "stopped", nth=1)  # in no transaction
@@ -175,8 +175,8 @@ def _away_while_recovering(point: str) -> Callable[[Run], None]:
             os.kill(run.world.plan.victim, signal.SIGKILL)
             time.sleep(float(TIMES["LEASE"]))
         killed = time.monotonic()
-        run.wait(run.is_over, "the end of all")
-        run.remark(f"settled {time.monotonic() - killed:.1f} s after the database was back")
+        run.wait(run.is_over, "all mails finished")
+        run.remark(f"all mails settled {time.monotonic() - killed:.1f} s after the database was back")
 
     return act
 
@@ -214,11 +214,11 @@ def _of(
 
 _FOLDERS = {"full": _full, "nearly full": _nearly_full, "read-only": _read_only, "another user's": _of_another_user}
 
-#: How many are in doubt for one that was killed after a reply that it could not note, or only in what is spoiled.
+#: How many mails are in doubt after a kill, if the reply was not written or only to a damaged journal.
 _FILES = {
     "truncated": (_truncate, range(1, _MAILS + 1)),
     "empty": (_truncate_all, range(1, _MAILS + 1)),
-    "spoiled": (_spoil, range(1, _MAILS + 1)),
+    "corrupt": (_spoil, range(1, _MAILS + 1)),
     "of another version": (_of_another_version, range(1, _MAILS + 1)),
     "removed": (_remove, range(1, _MAILS + 1)),
 }
@@ -232,7 +232,7 @@ CASES = [
         "journal",
         dataclasses.replace(_WATCHED, root=True),
         [
-            (f"its folder is {name}, child killed at '{point}'", _kept_from(away, point), range(1, _WINDOW + 1))
+            (f"folder {name}, child killed at '{point}'", _kept_from(away, point), range(1, _WINDOW + 1))
             for name, away in _FOLDERS.items()
             for point in ("answered", "answer noted")
         ],
@@ -241,7 +241,7 @@ CASES = [
         "journal",
         _WATCHED,
         [
-            (f"{name}, child killed at 'answered'", _harmed(harm, "answered"), doubts)
+            (f"journal {name}, child killed at 'answered'", _harmed(harm, "answered"), doubts)
             for name, (harm, doubts) in _FILES.items()
         ],
     ),
@@ -279,13 +279,17 @@ CASES = [
             "clock",
             _APART,
             [
-                ("hosts ten minutes apart", _many, range(1)),
+                ("clocks of hosts ten minutes apart", _many, range(1)),
                 (
-                    "hosts ten minutes apart, one killed at 'answered'",
+                    "clocks of hosts ten minutes apart, one killed at 'answered'",
                     _killed("answered", "worker"),
                     range(1, _MAILS + 1),
                 ),
-                ("hosts ten minutes apart, one killed at 'recorded'", _killed("recorded", "worker"), range(_MAILS + 1)),
+                (
+                    "clocks of hosts ten minutes apart, one killed at 'recorded'",
+                    _killed("recorded", "worker"),
+                    range(_MAILS + 1),
+                ),
             ],
             twice=2,
         )

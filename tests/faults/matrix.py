@@ -1,4 +1,4 @@
-"""All the cases, and the parts of them that 'make test' and 'make test-extra' run."""
+"""All cases, and the parts of them that 'make test' and 'make test-extra' run."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ CASES: list[Case] = [
 
 
 def by_setting(cases: Iterable[Case]) -> Iterator[tuple[Setting, list[Case]]]:
-    """The cases of each setting, which can share a world."""
+    """Yield each setting with its cases, which can share a world."""
     ordered = sorted(cases, key=lambda case: repr(case.setting))
     for setting, group in itertools.groupby(ordered, key=lambda case: case.setting):
         yield setting, list(group)
 
 
-#: So many cases of a group and a setting, at the most, are in each part; of those which are like others in most, fewer.
+#: The most cases of a group and a setting in each part, and fewer for groups of similar cases.
 _OF_A_KIND = 7
 _FEWER = {"bulk": 3, "crash": 2, "journal": 2, "pause": 1, "containers": 1, "recovery": 1}
 
-#: So many storms, each of which takes a minute, are in the second part.
+#: How many storms, of a minute each, are in the second part.
 _STORMS = 2
 
 
 def parts(seed: int) -> tuple[list[Case], list[Case]]:
-    """Some fast cases of each group and setting, and some of all the others; the same for the same seed."""
+    """Return some fast cases of each group and setting, and some of all other cases; the same for the same seed."""
     chance = random.Random(seed)
-    cases = [case for case in CASES if not case.setting.root]  # who runs the tests need not be root
+    cases = [case for case in CASES if not case.setting.root]  # the tests may run without root
     first = _some(chance, [case for case in cases if not case.slow])
     # A clock that jumps needs a quiet machine.
     further = _some(chance, [case for case in cases if case not in first and case.group not in ("storm", "clock")])

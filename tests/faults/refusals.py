@@ -1,4 +1,4 @@
-"""A server that does everything wrong that a server can, at each verb and at random, and then comes to its senses."""
+"""A server with every possible fault, at each verb and at random, which then works again."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from .cases import Case, Run
 from .crashes import HOLD, RESEND
 from .smtp import KINDS, SILENCES, VERBS, Fault
 
-#: How often it misbehaves before it comes to its senses.
+#: How often it misbehaves before it works again.
 TIMES = 2
 
 
 def _faulty(verb: str, kind: str) -> Callable[[Run], None]:
     def act(run: Run) -> None:
-        # What is open would not open again, and so not come to the verb.
+        # Open connections would not be opened again, and so not reach the verb.
         run.world.smtp.drop_connections()
         run.world.smtp.misbehave(Fault(verb=verb, kind=kind, times=TIMES))
         run.submit()
-        run.wait(lambda: not run.world.smtp.pending, "the faults")
+        run.wait(lambda: not run.world.smtp.pending, "all faults occurred")
 
     return act
 
 
 def chaotic(seed: int, mails: int, times: int, *, atomic: bool = False) -> Callable[[Run], None]:
-    """Anything at any verb, so many times, amid so many mails."""
+    """Return an action: ``mails`` mails, and any fault at any verb, ``times`` times."""
 
     def act(run: Run) -> None:
         before = run.world.smtp.misbehaved
         run.world.smtp.misbehave_at_random(seed, rate=0.15)
         run.submit(mails, atomic=atomic)
-        run.wait(lambda: run.world.smtp.misbehaved - before >= times or run.is_over(), "the faults")
+        run.wait(lambda: run.world.smtp.misbehaved - before >= times or run.is_over(), "all faults occurred")
 
     return act
 
 
 def refuses(verb: str, kind: str) -> int:
-    """How many mails are refused for good: one each time that it is the mail that is meant."""
+    """Return how many mails are refused for good: one for each refusal of the mail itself."""
     return TIMES if kind == "5yz" and verb in ("MAIL", "RCPT", "DATA", "CONTENT", "DOT") else 0
 
 
 def leaves_doubt(verb: str, kind: str) -> bool:
-    """Whether nobody can know if the server has the mail: it says nothing clear once it may have the dot."""
+    """Return whether it is unknowable if the server has the mail: no clear reply after it may have the dot."""
     return verb in ("DOT", "TAKEN") or (verb == "CONTENT" and kind in SILENCES)
 
 

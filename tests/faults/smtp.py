@@ -1,4 +1,4 @@
-"""An SMTP server that counts what it takes and misbehaves as told: at a verb, so and so often, or at random."""
+"""An SMTP server that counts accepted mail and misbehaves on command: at a verb, a number of times, or at random."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from config.local.processes import LOOPBACK, PATIENCE, free_port
 
-#: Where it can misbehave: at a command, amid the content, at the final dot, and after it has taken the mail.
+#: Where it can misbehave: at a command, during the content, at the final dot, and after it has accepted the mail.
 VERBS = ("CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "CONTENT", "DOT", "TAKEN")
-#: How: a refusal for now, one for good, a farewell, what is no reply, a part of one, none, and the end.
+#: How: a temporary refusal, a permanent one, 421, an invalid reply, a partial reply, no reply, and a closed connection.
 KINDS = ("4yz", "5yz", "421", "garbage", "half", "hang", "drop")
-#: What it can do to a mail that it has taken without lying about it.
+#: What it can do to an accepted mail without a false reply.
 SILENCES = ("garbage", "half", "hang", "drop")
 
 _USUAL = {"MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "RSET": "250 2.0.0 ok", "NOOP": "250 2.0.0 ok"}
@@ -29,7 +29,7 @@ _USUAL = {"MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok", "RSET": "250 2.0.0 ok"
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens at the next ``times`` commands of ``verb``, but for the first ``after`` of them."""
+    """The fault at the next ``times`` commands of ``verb``, after the first ``after`` of them."""
 
     verb: str
     kind: str
@@ -38,9 +38,9 @@ class Fault:
 
 
 class Hold:
-    """The next command of ``verb``, but for the first ``after``, gets no reply.
+    """Suppresses the reply to the next command of ``verb``, after the first ``after``.
 
-    Whoever waits for that learns whose it was.
+    A caller can wait for this command, and gets the client's port.
     """
 
     def __init__(self, verb: str, *, after: int = 0) -> None:
@@ -51,26 +51,26 @@ class Hold:
         self.port = 0
 
     def reach(self, port: int) -> None:
-        """Say that it has come."""
+        """Report the command."""
         self.port = port
         self._reached.set()
 
     def wait(self, *, seconds: float = PATIENCE) -> int:
-        """Wait for it, and give the client's port; raises TimeoutError."""
+        """Wait for the command, and return the client's port. Raises TimeoutError."""
         if not self._reached.wait(seconds):
             raise TimeoutError(f"no {self.verb} within {seconds:g} seconds")
         return self.port
 
 
 class SMTPSink:
-    """Listens on loopback with STARTTLS and AUTH required, a thread for each connection; stays on its port."""
+    """Listens on loopback, requires STARTTLS and AUTH, and has a thread for each connection. It keeps its port."""
 
     user, password = "user", "password"
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self.port = free_port()
         self.tls = tls
-        #: Seconds between taking a mail and saying so.
+        #: Seconds between accepting a mail and the reply.
         self.slow = 0.0
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
@@ -82,28 +82,31 @@ class SMTPSink:
         self._sessions: set[_Session] = set()
         self._listener: socket.socket | None = None
 
-    # What goes wrong
+    # Faults
 
     def misbehave(self, *faults: Fault) -> None:
-        """Let these happen from now on."""
+        """Add these faults."""
         with self._lock:
             for fault in faults:
                 self._faults.extend([fault, *[dataclasses.replace(fault, after=0)] * (fault.times - 1)])
 
     def misbehave_at_random(self, seed: int, *, rate: float) -> None:
-        """Let anything happen at any verb, with a chance of ``rate`` (0 to 1); nothing that ends a mail for good."""
+        """Cause any fault at any verb with the probability ``rate`` (0 to 1), except permanent refusals of a mail."""
         with self._lock:
             self._chaos = random.Random(seed), rate
 
     def behave(self) -> None:
-        """Work properly from now on."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
             self._holds.clear()
             self._chaos = None
 
     def hold(self, verb: str, *, after: int = 0) -> Hold:
-        """Keep the reply to the next ``verb``, but for the first ``after``, back until the client has gone."""
+        """Suppress the reply to the next ``verb``, after the first ``after``.
+
+        The server stays silent until the client closes the connection.
+        """
         hold = Hold(verb, after=after)
         with self._lock:
             self._holds.append(hold)
@@ -138,32 +141,32 @@ class SMTPSink:
                     return chance.choice(SILENCES if verb == "TAKEN" else [kind for kind in KINDS if kind != "5yz"])
         return None
 
-    # What was seen
+    # Counts
 
     @property
     def misbehaved(self) -> int:
-        """How often it has, over all."""
+        """How many faults have occurred."""
         return self._misbehaved
 
     @property
     def pending(self) -> int:
-        """The faults that are still to come."""
+        """How many faults are still to come."""
         with self._lock:
             return len(self._faults)
 
     @property
     def total(self) -> int:
-        """How many messages it has taken, each copy counted."""
+        """How many messages it has accepted, with each copy counted."""
         with self._lock:
             return self._taken.total()
 
     def copies(self) -> Counter[str]:
-        """How often each Message-ID was taken."""
+        """Return how often each Message-ID was accepted."""
         with self._lock:
             return Counter(self._taken)
 
     def altered(self) -> set[str]:
-        """The Message-IDs whose copies are not the same bytes."""
+        """Return the Message-IDs whose copies differ."""
         with self._lock:
             return {message_id for message_id, digests in self._digests.items() if len(digests) > 1}
 
@@ -177,14 +180,14 @@ class SMTPSink:
     # Starting and stopping
 
     def start(self) -> None:
-        """Listen; raises OSError when the port is taken."""
+        """Listen. Raises OSError if the port is in use."""
         self._listener = socket.create_server((LOOPBACK, self.port), backlog=128)
-        # A small window, so that a client that is not read from cannot leave megabytes in the kernel.
+        # A small window, so that the kernel cannot buffer megabytes of a client whose data is not read.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         threading.Thread(target=self._listen, args=(self._listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """Go away at once, as a crash does."""
+        """Stop immediately, as a crash does."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
@@ -193,7 +196,7 @@ class SMTPSink:
         self.drop_connections()
 
     def drop_connections(self) -> None:
-        """Break all connections, and go on listening."""
+        """Close all connections, and continue to listen."""
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -237,16 +240,16 @@ class _Session(threading.Thread):
         self._in_mail = False
 
     def break_off(self) -> None:
-        """Have the thread end."""
+        """End the thread."""
         with contextlib.suppress(OSError):
-            # Past TLS, which would want a farewell.
+            # Bypass TLS, which would send a close alert.
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
     def run(self) -> None:
         try:
             self._converse()
         except (_Over, OSError, ValueError):
-            pass  # the client, the server or the test has had enough
+            pass  # the client, the server or the test has closed the connection
         finally:
             with contextlib.suppress(OSError, ValueError):
                 self._lines.close()
@@ -321,7 +324,7 @@ class _Session(threading.Thread):
             self._say("250 2.0.0 taken")
 
     def _misbehaves(self, verb: str) -> bool:
-        """Whether a fault has taken the place of the answer."""
+        """Return whether a fault has replaced the answer."""
         hold = self._server.next_hold(verb)
         if hold is not None:
             hold.reach(self._peer)
@@ -349,7 +352,7 @@ class _Session(threading.Thread):
         return True
 
     def _wait_for_the_end(self) -> None:
-        """Read nothing and say nothing until the client has hung up."""
+        """Read nothing and send nothing until the client has closed the connection."""
         watch = select.poll()
         watch.register(self._connection.fileno(), select.POLLRDHUP)
         watch.poll(120_000)

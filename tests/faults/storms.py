@@ -1,4 +1,4 @@
-"""A thousand mails, and ``kill -9`` of a pool process or a whole worker every second until all have come to an end."""
+"""A thousand mails, and ``kill -9`` of a pool process or a whole worker every second until all are finished."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from .cases import Case, Run
 from .world import Setting
 
-#: Seconds between two sweeps on an average, at the most, though beat calls for three a second.
+#: Greatest average of the seconds between two sweeps, although beat requests three a second.
 _SWEEP_EVERY = 3
 
-#: Seconds from the last kill until all have come to their end, at the most.
+#: Most seconds from the last kill until all mails are finished.
 _SETTLED_IN = 10
 
-#: Mails that keep the workers busy for long enough to kill some of them.
+#: Enough mails to keep the workers busy while some are killed.
 _MANY = 1000
 
 
@@ -28,21 +28,25 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
     def act(run: Run) -> None:
         chance = random.Random(seed)
         over = threading.Event()
-        # What is killed is killed with a mail in its hands, more often than not; and few mails last as long as many.
+        # Long enough that most killed processes have a mail in progress, and that few mails last as long as many.
         run.world.smtp.slow = 0.1 if mails >= _MANY else 0.3
         killers = threading.Thread(target=_kill, args=(run, chance, over))
         run.begin_submitting(mails, bulk=bulk)
         killers.start()
         try:
             run.finish_submitting()
-            # Some are left for the last kill.
-            run.wait(lambda: (open_ := run.open_rows()) is not None and open_ <= mails // 5, "most", seconds=300)
+            # Leave some for the last kill.
+            run.wait(
+                lambda: (open_ := run.open_rows()) is not None and open_ <= mails // 5,
+                "most mails finished",
+                seconds=300,
+            )
         finally:
             over.set()
             killers.join()
         last = _kill_worker(run, chance)
         left = run.open_rows(start_missing=False)
-        run.wait(run.is_over, "the end of all", seconds=300)
+        run.wait(run.is_over, "all mails finished", seconds=300)
         run.world.smtp.slow = 0.0
         settled = time.monotonic() - last
         seconds = time.monotonic() - run.started
@@ -51,22 +55,24 @@ def _storm(mails: int, seed: int, *, bulk: bool = False) -> Callable[[Run], None
         doubts = sum(row.doubts for row in found)
         run.remark(
             f"{run.kills} kills of {run.killed} processes and {sweeps} sweeps in {seconds:.0f} s, "
-            f"all settled {settled:.1f} s after the last kill, of {left} that were left"
+            f"and the {left} remaining mails settled {settled:.1f} s after the last kill"
         )
         innocent = sum(row.status == "quarantined" for row in found)
-        run.promise(settled <= _SETTLED_IN, f"settled {settled:.1f} s after the last kill")
-        run.promise(not innocent, f"{innocent} in quarantine, that killed nobody")
-        run.promise(doubts <= run.killed * run.at_once, f"{doubts} in doubt of {run.killed} killed processes")
+        run.promise(settled <= _SETTLED_IN, f"the last mail settled {settled:.1f} s after the last kill")
+        run.promise(not innocent, f"{innocent} mails in quarantine that killed no worker")
+        run.promise(
+            doubts <= run.killed * run.at_once, f"{doubts} records of doubt after {run.killed} killed processes"
+        )
         run.promise(run.kills >= mails // 200, f"only {run.kills} kills")
-        # Busy workers sweep too, or what was lost would wait for the end of the storm.
+        # Busy workers must sweep too, or lost mail would wait for the end of the storm.
         run.promise(sweeps >= seconds / _SWEEP_EVERY, f"only {sweeps} sweeps in {seconds:.0f} s")
 
     return act
 
 
 def _kill_worker(run: Run, chance: random.Random) -> float:
-    """Kill one more whole worker, whichever comes first, and give when, by ``time.monotonic()``."""
-    run.wait(lambda: len(run.world.children()) >= run.world.setting.workers, "its processes")
+    """Kill one more whole worker, chosen at random, and return the time by ``time.monotonic()``."""
+    run.wait(lambda: len(run.world.children()) >= run.world.setting.workers, "the processes of all workers")
     os.killpg(chance.choice(run.world.workers).pid, signal.SIGKILL)
     run.killed += run.world.setting.concurrency
     run.kills += 1
@@ -76,7 +82,7 @@ def _kill_worker(run: Run, chance: random.Random) -> float:
 def _kill(run: Run, chance: random.Random, over: threading.Event) -> None:
     while not over.wait(chance.uniform(0.7, 1.3)):
         if sum(worker.is_running for worker in run.world.workers) < run.world.setting.workers:
-            continue  # on a slow machine nobody would ever come to work
+            continue  # on a slow machine no worker would ever start to work
         try:
             if chance.random() < 0.25:
                 os.killpg(chance.choice(run.world.workers).pid, signal.SIGKILL)
@@ -85,7 +91,7 @@ def _kill(run: Run, chance: random.Random, over: threading.Event) -> None:
                 os.kill(chance.choice(run.world.children()), signal.SIGKILL)
                 run.killed += 1
         except (IndexError, ProcessLookupError):
-            continue  # nobody there at this moment
+            continue  # no process at this moment
         run.kills += 1
 
 
@@ -107,7 +113,7 @@ CASES = [
     _of("1000 mails", 1000, 2, policy="hold", database="sqlite", workers=2),
     _of("500 mails, three workers", 500, 3, policy="resend", database="sqlite", workers=3),
     _of("500 mails, three workers", 500, 4, policy="hold", database="postgresql", workers=3),
-    _of("2000 in bulk", 2000, 5, policy="hold", database="sqlite", workers=2, bulk=True),
-    _of("2000 in bulk", 2000, 6, policy="resend", database="postgresql", workers=2, bulk=True),
+    _of("2000 bulk mails", 2000, 5, policy="hold", database="sqlite", workers=2, bulk=True),
+    _of("2000 bulk mails", 2000, 6, policy="resend", database="postgresql", workers=2, bulk=True),
     _of("1000 mails", 1000, 7, policy="hold", database="mariadb", workers=2),
 ]

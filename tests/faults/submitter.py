@@ -1,4 +1,4 @@
-"""The application: a process that submits mails as it is told on standard input, a JSON object a line."""
+"""The application: a process that submits mails, by commands on standard input, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from django.db import connections
 
 
 def main() -> None:
-    """Set up the database, then do what each line says and answer with a line."""
+    """Set up the database, then execute each line and answer with a line."""
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
     print(json.dumps({"ready": True}), flush=True)
     actions = {"activate": activate, "submit": submit, "wake": wake}
     for line in sys.stdin:
         command = json.loads(line)
-        connections.close_all()  # the database may have been away
+        connections.close_all()  # the database may have been restarted
         print(json.dumps(actions[command.pop("do")](**command)), flush=True)
 
 
 def activate(**fields: Any) -> dict[str, Any]:
-    """Make an SMTP configuration, and make it the active one."""
+    """Create an active SMTP configuration."""
     from email_integration.models import SMTPConfig
 
     return {"id": SMTPConfig.objects.create(is_active=True, **fields).pk}
 
 
 def submit(*, mails: int, size: int, atomic: bool, bulk: bool, followed_by: str, pause: float) -> dict[str, Any]:
-    """Submit so many mails of ``size`` octets, in one transaction if ``atomic``, ``pause`` seconds apart.
+    """Submit ``mails`` mails of ``size`` octets, in one transaction if ``atomic``, ``pause`` seconds apart.
 
-    Only what ``delay()`` took counts as submitted. If ``bulk``, they go through ``submit_many``.
+    Only mails that were stored count as submitted. With ``bulk``, they are submitted by ``submit_many``.
     """
     if bulk:
         return _submit_many(mails, size)
@@ -77,7 +77,7 @@ def _submit_many(mails: int, size: int) -> dict[str, Any]:
 
 
 def wake(*, times: int) -> dict[str, Any]:
-    """Wake workers by hand, as a broker that delivers each message several times, or late."""
+    """Wake workers ``times`` times, like a broker that delivers messages several times, or late."""
     from email_integration import conf
     from email_integration.tasks import dispatch
 

@@ -1,4 +1,4 @@
-"""A world for cases to happen in: a database, a broker, an SMTP server, workers, beat, and an application."""
+"""The world of a case: a database, a broker, an SMTP server, workers, beat, and an application."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .smtp import SMTPSink
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: Times short enough to wait for, in the environment's spelling.
+#: Times short enough for a test, as environment variables.
 TIMES = {
     "SWEEP_INTERVAL": "0.5",
     "RETRY_FIRST": "0.1",
@@ -46,20 +46,25 @@ TIMES = {
 }
 
 
-#: How many mails a process sends at a time, unless a setting says otherwise.
+#: How many mails a process sends at the same time, unless a setting overrides it.
 SESSIONS = DEFAULTS["SESSIONS"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the cases of one world have in common.
+    """The common properties of the cases of one world.
 
-    ``policy`` decides about mail in doubt. Of ``workers`` there are so many for each of ``served``, the queues that a
-    worker serves, by default all of mail. ``watched``: they can be made to die at an exact point, for which they run
-    slower. ``clock``: their clock can be set. ``hosts``: each worker that is started is another host, 'apart' with a
-    folder of journals of its own, or a container of the same machine that 'share' one. ``ahead``: so many seconds is
-    the clock of every second worker ahead of the others'. ``root``: its cases mount file systems. ``extra`` is added to
-    the environment of its processes.
+    Args:
+        policy: the policy for mail in doubt.
+        workers: the number of workers for each of ``served``.
+        served: the queues that a worker serves, by default all of mail.
+        watched: whether workers can be killed at an exact point, which makes them slower.
+        clock: whether their clock can be set.
+        hosts: each started worker is another host. With 'apart' it has its own folder of journals. With 'share' it is
+            a container of the same machine, with a common folder.
+        ahead: seconds by which the clock of every second worker is ahead of the others'.
+        root: whether its cases mount file systems, which needs root.
+        extra: added to the environment of its processes.
     """
 
     policy: str = "resend"
@@ -76,12 +81,12 @@ class Setting:
 
     @property
     def sessions(self) -> int:
-        """How many mails a process sends at a time."""
+        """How many mails a process sends at the same time."""
         return int(dict(self.extra).get("SESSIONS", SESSIONS))
 
     @property
     def missing(self) -> str:
-        """What this machine lacks for it, in words; '' for nothing."""
+        """Return the requirements that this machine lacks, in words, or ''."""
         if (self.clock or self.ahead) and faketime.library() is None:
             return "libfaketime is not installed"
         if self.root and os.geteuid() != 0:
@@ -92,7 +97,7 @@ class Setting:
 
 
 class World:
-    """Runs a setting; leaving the context ends everything."""
+    """Runs a setting. Leaving the context ends all its processes."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -132,15 +137,15 @@ class World:
 
     @property
     def journals(self) -> Path:
-        """The folder of the journals of all workers that are no hosts of their own."""
+        """The folder of the journals of all workers that are not separate hosts."""
         return self.folder / "journals"
 
     def followed(self, tag: str) -> list[str]:
-        """The ids of the mails whose continuation was set going, one for each time."""
+        """Return the ids of the mails whose continuation was started, one for each time."""
         return followed(self.valkey.url, tag)
 
     def logs(self) -> str:
-        """What all the processes have written."""
+        """Return the output of all processes."""
         return "".join(
             f"--- {log.name}\n{log.read_text(errors='replace')}" for log in sorted(self.folder.glob("*.log"))
         )
@@ -149,11 +154,11 @@ class World:
 
     @property
     def workers(self) -> list[Process]:
-        """All of them."""
+        """All workers."""
         return [worker for worker, _ in self._serving]
 
     def worker_of(self, queue: str) -> Process:
-        """The first that serves this queue."""
+        """Return the first worker that serves this queue."""
         return next(worker for worker, queues in self._serving if queue in queues)
 
     def start_worker(self, queues: tuple[str, ...]) -> Process:
@@ -169,7 +174,7 @@ class World:
         return worker
 
     def _of_worker(self, name: str) -> dict[str, str]:
-        """What the environment of a worker has besides."""
+        """Return the additional environment of a worker."""
         env = {"FAULTS_HOST": name} if self.setting.hosts else {}
         if self.setting.hosts == "apart":
             env["JOURNAL_DIR"] = str(self.folder / f"journals-{name}")
@@ -180,9 +185,9 @@ class World:
         return env
 
     def set_clock(self, seconds: int) -> None:
-        """Set the clock of all that write to the database so far on, or back, from the real one.
+        """Set the clock of all processes that write to the database to ``seconds`` after (or before) the real time.
 
-        Each process sees it when it next looks, within a second. What a process measures with goes on as ever.
+        Each process notices it when it next reads its clock, within a second. Monotonic clocks do not change.
         """
         draft = self.folder / "clock.draft"
         draft.write_text(f"{seconds:+d}\n")
@@ -193,23 +198,23 @@ class World:
         return self.folder / "clock"
 
     def start_missing_workers(self) -> None:
-        """Start workers until there are as many as there should be."""
+        """Start workers until all are running."""
         self._serving = [(worker, queues) for worker, queues in self._serving if worker.is_running]
         for served in self.setting.served:
             while sum(queues == served for _, queues in self._serving) < self.setting.workers:
                 self.start_worker(served)
 
     def processes(self) -> list[int]:
-        """The ids of all that write to the database: workers, their pool processes, beat, the application."""
+        """Return the ids of all that write to the database: workers, pool processes, beat, the application."""
         groups = {process.pid for process in self._processes.running()} | {self.application.pid}
         return [pid for pid, group in _groups().items() if group in groups]
 
     def children(self) -> list[int]:
-        """The ids of all pool processes."""
+        """Return the ids of all pool processes."""
         groups = {worker.pid for worker in self.workers if worker.is_running}
         return [pid for pid, group in _groups().items() if group in groups and pid not in groups]
 
-    def kill_whoever_talks_from(self, port: int, victim: str) -> None:
+    def kill_process_with_port(self, port: int, victim: str) -> None:
         """Kill the pool process that has this local TCP port, or its whole worker."""
         inode = _socket_inode(port)
         groups = _groups()
@@ -220,7 +225,7 @@ class World:
                 else:
                     os.kill(pid, signal.SIGKILL)
                 return
-        raise LookupError(f"no pool process talks from port {port}")
+        raise LookupError(f"no pool process uses port {port}")
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -245,8 +250,8 @@ class World:
         }
 
     def start(self) -> None:
-        """Start everything."""
-        self.smtp.start()  # at once: nothing keeps its port for it
+        """Start all services and processes."""
+        self.smtp.start()  # first, because its port is not reserved
         self.database.start()
         self.valkey.start()
         self.set_clock(0)
@@ -267,7 +272,7 @@ class World:
         start_beat(self._processes, schedule=self.folder / "beat-schedule")
 
     def end(self) -> None:
-        """End everything, and leave nothing."""
+        """End all processes, and remove all files."""
         self.valkey.thaw()
         if hasattr(self, "application"):
             self.application.end()
@@ -294,20 +299,20 @@ class World:
 
 
 class Worlds:
-    """A world of a setting for as long as nothing was left behind in it, and then another."""
+    """Provides a world of a setting, and replaces it after a case has left something behind in it."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._world: World | None = None
 
     def current(self) -> World:
-        """The world there is, started when there is none."""
+        """Return the current world, and start one if there is none."""
         if self._world is None:
             self._world = World(self._setting).__enter__()
         return self._world
 
     def leave(self) -> None:
-        """End it: the next case gets another."""
+        """End the world. The next case gets another."""
         if self._world is not None:
             self._world.end()
             self._world = None
@@ -343,22 +348,22 @@ class Application:
 
     @property
     def pid(self) -> int:
-        """The process id, which is the id of its group too."""
+        """The process id, which is also the id of its group."""
         return self._popen.pid
 
     def call(self, *, seconds: float = 120, **command: Any) -> dict[str, Any]:
-        """Have it do something, and give its answer; raises when it ends or takes longer than ``seconds``."""
+        """Execute a command and return its answer. Raises if the process ends or takes longer than ``seconds``."""
         self.begin(**command)
         return self._answer(seconds=seconds)
 
     def begin(self, **command: Any) -> None:
-        """Have it begin with something; ``finish`` gives the answer."""
+        """Begin a command; ``finish`` returns the answer."""
         assert self._popen.stdin is not None
         self._popen.stdin.write(json.dumps(command) + "\n")
         self._popen.stdin.flush()
 
     def finish(self, *, seconds: float = 120) -> dict[str, Any]:
-        """Give the answer to what was begun."""
+        """Return the answer to the begun command."""
         return self._answer(seconds=seconds)
 
     def end(self) -> None:
@@ -382,11 +387,11 @@ class Application:
         return dict(json.loads(line))
 
 
-# What the kernel knows of processes and sockets.
+# The kernel's data on processes and sockets.
 
 
 def _groups() -> dict[int, int]:
-    """The process group of every process that is not dead."""
+    """Return the process group of every running process."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -400,7 +405,7 @@ def _groups() -> dict[int, int]:
 
 
 def _socket_inode(port: int) -> str:
-    """The inode of the socket that talks from a local port."""
+    """Return the inode of the socket with this local port."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":

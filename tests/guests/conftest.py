@@ -1,7 +1,7 @@
-"""Makes host projects, with services of their own where they need another than Valkey; gives the table a row for each.
+"""Create host projects, with other services than Valkey where needed, and add a table row for each.
 
-A test says ``row("what the project is", "what came of it")`` first. The number of the item is that of its file,
-``test_NN_name.py``; where the test fails, the table says BROKEN instead.
+A test first calls ``row("the project", "the result")``. The number of the item is that of its file,
+``test_NN_name.py``. If the test fails, the table says BROKEN instead.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tests.tables import GUESTS
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest, record_property: Any) -> Callable[[str, str], None]:
-    """``row(host, outcome)``: what the project is, and what came of it if the test passes."""
+    """``row(host, outcome)``: the description of the project, and the result if the test passes."""
     found = re.match(r"test_(\d+)_", request.path.name)
-    assert found, f"{request.path.name} names no item"
+    assert found, f"{request.path.name} has no number of an item"
 
     def record(host: str, outcome: str) -> None:
         record_property(GUESTS, [int(found[1]), host, outcome])
@@ -38,7 +38,7 @@ def row(request: pytest.FixtureRequest, record_property: Any) -> Callable[[str, 
 
 @pytest.fixture
 def host(tmp_path: Path, valkey: Valkey) -> Iterator[Callable[..., HostProject]]:
-    """``host(settings, env={…})``: a project whose settings are those of the README and then these; not migrated."""
+    """``host(settings, env={…})``: a project with the README's settings and then these; not migrated."""
     made: list[HostProject] = []
 
     def host_project(settings: str = "", *, env: dict[str, str] | None = None) -> HostProject:
@@ -61,13 +61,13 @@ def _server() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def postgresql(_server: PostgreSQL) -> str:
-    """The URL of an empty PostgreSQL database; the project's settings say ``DATABASES = …`` with ``DATABASE``."""
+    """Return the URL of an empty PostgreSQL database, for the variable DATABASE of a host project."""
     return _server.make_database(f"guest_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """A RabbitMQ server of the guests' own."""
+    """A separate RabbitMQ server for the host projects."""
     server = RabbitMQ(services.temporary_folder())
     with running("RabbitMQ", server.start, server.end):
         yield server
@@ -75,7 +75,7 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 
 @contextlib.contextmanager
 def running(name: str, start: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
-    """Where it cannot be started, the test is skipped, or fails with CI set."""
+    """Run a service. If it cannot be started, skip the test, or fail if CI is set."""
     try:
         start()
     except Exception as error:

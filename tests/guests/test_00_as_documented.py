@@ -1,4 +1,4 @@
-"""A project as the README has it."""
+"""A project as the README describes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_mail_is_sent(
     postgresql: str,
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("as the README has it, on PostgreSQL", "mail is sent")
+    row("as in the README, on PostgreSQL", "mail is sent")
     project = host(POSTGRESQL, env={"DATABASE": postgresql})
     project.run("manage.py", "check", "--fail-level", "WARNING")
     project.run("manage.py", "migrate", "--verbosity", "0")

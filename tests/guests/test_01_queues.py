@@ -1,4 +1,4 @@
-"""One queue that takes no message, or one of the project's own handlers that raises: the rest of the mail goes on."""
+"""A queue that accepts no message, or a handler of the project that raises, does not stop the rest of the mail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Callable[[str, str], None]
 Host = Callable[..., HostProject]
 Serve = Callable[..., SMTPServer]
 
-#: Its sweeps come soon.
+#: Sweeps run every second.
 SOON = 'EMAIL_INTEGRATION |= {"SWEEP_INTERVAL": 1.0}'
 
 STRICT = f"""
@@ -29,7 +29,7 @@ CELERY_TASK_QUEUES = [Queue("celery")]
 {SOON}
 """
 
-#: Submits mails in one transaction: each by its subject, with arguments and options.
+#: Submits mails in one transaction, each given by its subject, arguments and options.
 SUBMIT = """
 from django.db import transaction
 from email_integration.tasks import send_email
@@ -54,7 +54,7 @@ def set_up(project: HostProject, server: SMTPServer, *, pool: str = "prefork") -
 
 
 def arrive(server: SMTPServer, *subjects: str) -> None:
-    """These do, and no other."""
+    """Wait for these mails, and check that no other has arrived."""
     wait_until(lambda: set(subjects) <= arrived(server), what=f"the mails {', '.join(subjects)}")
     assert arrived(server) == set(subjects)
 
@@ -80,7 +80,7 @@ def unknown() -> Mail:
 
 
 def test_a_queue_of_the_settings_is_not_declared(row: Row, host: Host, smtp_server: Serve) -> None:
-    row("BULK_QUEUE that is not declared", "found by check; other mail is sent, also by the sweep")
+    row("BULK_QUEUE that is not declared", "reported by check; other mail is sent, also by the sweep")
     server, project = smtp_server(), host(f'{STRICT}\nEMAIL_INTEGRATION["BULK_QUEUE"] = "typo"')
     checked = project.attempt("manage.py", "check")
     assert checked.returncode != 0
@@ -115,7 +115,7 @@ def test_a_queue_is_another_on_the_broker(row: Row, host: Host, smtp_server: Ser
 
 
 def test_an_exchange_is_missing_on_the_broker(row: Row, host: Host, smtp_server: Serve, rabbitmq: RabbitMQ) -> None:
-    """RabbitMQ says so when it is asked the next time, and drops meanwhile what else comes over that channel."""
+    """RabbitMQ reports it at the next request, and until then drops everything else sent over that channel."""
     row("RabbitMQ has no exchange of that name (404)", "other mail is sent, also by the sweep")
     server, project = smtp_server(), host(RABBITMQ, env={"AMQP": rabbitmq.url})
     set_up(project, server)
@@ -123,11 +123,12 @@ def test_an_exchange_is_missing_on_the_broker(row: Row, host: Host, smtp_server:
     submit(project, ill, ("now", {}, {}), ("later", {}, {"countdown": 2}))
     arrive(server, "now", "later")
     wait_until(
-        lambda: "gone (NotFound)" in project.started[0].read_log(), what="the sweep to say why the other one waits"
+        lambda: "gone (NotFound)" in project.started[0].read_log(),
+        what="the log entry with the reason of the other mail",
     )
 
 
-#: What Sentry and OpenTelemetry do to Celery: handlers of its signals, and a producer that is wrapped. They raise.
+#: Like Sentry and OpenTelemetry: handlers of Celery's signals and a wrapped producer. They raise errors.
 RAISING = """
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Producer

@@ -1,4 +1,4 @@
-"""Connections of the database that go silent: a firewall forgets them, a host loses its power, a cable is pulled."""
+"""Database connections that become silent: a firewall drops them, a host loses power, a cable is unplugged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import running
 
 pytestmark = pytest.mark.extra
 
-#: Connects first to the one, then to the other address.
+#: Connects to the first address, then to the second.
 FAR = """
 DATABASES["default"]["OPTIONS"] |= %r
 if "FAR" in os.environ:
@@ -38,7 +38,7 @@ send_email.delay({subject!r}, "Text", to=["kim@example.com"])
 
 @pytest.fixture
 def socket(postgresql: str) -> Path:
-    """The Unix socket of the server."""
+    """The Unix socket of the PostgreSQL server."""
     (folder,) = parse_qs(urlsplit(postgresql).query)["host"]
     return Path(folder) / ".s.PGSQL.5432"
 
@@ -56,7 +56,7 @@ def _is_asleep(url: str) -> bool:
 
 
 def test_the_options_end_each_wait(row: Callable[[str, str], None], network: SilentNetwork, postgresql: str) -> None:
-    row("keepalives and tcp_user_timeout of config/", "a reply, a statement and a new connection are given up")
+    row("keepalives and tcp_user_timeout of config/", "a reply, a statement and a new connection time out")
     user = {"user": urlsplit(postgresql).username, "dbname": urlsplit(postgresql).path.strip("/")}
     where: dict[str, Any] = {"host": network.first, "port": network.port, **user, **services.POSTGRESQL_OPTIONS}
     waiting, idle = psycopg.connect(**where), psycopg.connect(**where)
@@ -80,7 +80,7 @@ def test_a_worker_goes_on_over_another_connection(
     postgresql: str,
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("connections that go silent, with the options of the page", "the worker goes on over others")
+    row("connections that become silent, with the documented options", "the worker continues over other connections")
     server = smtp_server()
     settings = POSTGRESQL + FAR % services.POSTGRESQL_OPTIONS
     project = host(settings, env={"DATABASE": postgresql, "PORT": str(network.port)})
@@ -102,7 +102,7 @@ def test_a_worker_goes_on_over_another_connection(
 def test_the_check_says_what_is_missing(
     row: Callable[[str, str], None], host: Callable[..., HostProject], options: str
 ) -> None:
-    row(f"PostgreSQL on another host, OPTIONS = {options}", "'check' says what is missing")
+    row(f"PostgreSQL on another host, OPTIONS = {options}", "'check' names the missing options")
     database = f"{{'ENGINE': 'django.db.backends.postgresql', 'HOST': 'db.example.com', 'OPTIONS': {options}}}"
     found = host(f"\nDATABASES = {{'default': {database}}}\n").attempt("manage.py", "check").stderr
     assert "email_integration.W023" in found

@@ -45,7 +45,7 @@ def test_without_its_table_transactions_go_on(
     postgresql: str,
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("cache in the database without its table", "transactions go on, mail is sent, checks say it")
+    row("cache in the database without its table", "transactions continue, mail is sent, checks report it")
     project = host(POSTGRESQL + CACHE, env={"DATABASE": postgresql})
     assert "email_integration.W021" in project.attempt("manage.py", "migrate", "--verbosity", "0").stderr
     configure = CONFIGURE.format(port=smtp_server().port).replace("\n", "\n    ")
@@ -62,7 +62,7 @@ def test_with_its_table_a_change_is_followed_at_once(
     postgresql: str,
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("cache in the database", "mail is sent, workers follow a change at once")
+    row("cache in the database", "mail is sent, workers notice a change at once")
     project = host(POSTGRESQL + CACHE, env={"DATABASE": postgresql})
     project.run("manage.py", "createcachetable")
     project.run("manage.py", "migrate", "--verbosity", "0")

@@ -31,7 +31,7 @@ LOGGING = {"version": 1, "disable_existing_loggers": False,
            "root": {"handlers": ["admins"], "level": "WARNING"}}
 """
 
-#: As the documentation has it.
+#: The logging that the documentation recommends.
 APART = """
 if {mailers}:
     MAILERS["errors"] = {{"BACKEND": "django.core.mail.backends.smtp.EmailBackend",
@@ -48,7 +48,7 @@ DOWN = """
 DATABASES["default"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/db.sqlite3"}
 """
 
-#: Whose password it is, is asked of the database.
+#: The page reads the password's user from the database.
 VISIT = """
 from django.test import Client
 page = Client(raise_request_exception=False).post("/admin/login/", {"username": "kim", "password": "x"})
@@ -62,13 +62,13 @@ def test_the_page_of_an_error_is_shown_while_the_database_is_down(
     row("error mail by the queued backend, the database down", "the page 500 is shown, the loss is logged")
     done = host(QUEUED + DOWN).attempt("-c", f"import django; django.setup()\n{VISIT}")
     assert (done.returncode, done.stdout.strip()) == (0, "500"), done.stderr
-    assert "Mail that was to fail silently is lost" in done.stderr
+    assert "A mail with fail_silently=True is lost" in done.stderr
 
 
 def test_error_mail_by_a_server_of_its_own_arrives(
     row: Callable[[str, str], None], host: Callable[..., HostProject], smtp_server: Callable[..., SMTPServer]
 ) -> None:
-    row("error mail by a backend of its own, the database down", "the page 500 is shown, the mail arrives")
+    row("error mail by a separate backend, the database down", "the page 500 is shown, the mail arrives")
     server = smtp_server(security="plain", user=None)
     mailers = django.VERSION >= (6, 1)
     how = '"using": "errors"' if mailers else '"email_backend": "django.core.mail.backends.smtp.EmailBackend"'
@@ -80,7 +80,7 @@ def test_error_mail_by_a_server_of_its_own_arrives(
 def test_each_warning_is_mailed_once_while_the_broker_is_down(
     row: Callable[[str, str], None], host: Callable[..., HostProject], valkey: Valkey
 ) -> None:
-    row("AdminEmailHandler at WARNING, the broker down", "each mail has a mail about it, and that has none")
+    row("AdminEmailHandler at WARNING, the broker down", "one error mail for each mail, and none for an error mail")
     project = host(QUEUED + AT_WARNING)
     project.run("manage.py", "migrate", "--verbosity", "0")
     valkey.kill()
@@ -90,7 +90,7 @@ def test_each_warning_is_mailed_once_while_the_broker_is_down(
     assert "email_integration.W027" in project.attempt("manage.py", "check").stderr
 
 
-#: Celery takes the handlers of the root away in its workers.
+#: Celery removes the root logger's handlers in its workers.
 AT_WARNING_IN_WORKERS = """
 LOGGING = {"version": 1, "disable_existing_loggers": False,
            "handlers": {"admins": {"class": "django.utils.log.AdminEmailHandler", "level": "WARNING"}},
@@ -101,7 +101,10 @@ LOGGING = {"version": 1, "disable_existing_loggers": False,
 def test_each_refusal_is_mailed_once_by_workers(
     row: Callable[[str, str], None], host: Callable[..., HostProject], smtp_server: Callable[..., SMTPServer]
 ) -> None:
-    row("AdminEmailHandler at WARNING, the server refuses all", "each mail has a mail about it, and that has none")
+    row(
+        "AdminEmailHandler at WARNING, the server refuses all",
+        "one error mail for each mail, and none for an error mail",
+    )
     server, project = smtp_server(), host(QUEUED + AT_WARNING_IN_WORKERS)
     server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user", times=None))
     project.run("manage.py", "migrate", "--verbosity", "0")
@@ -112,5 +115,5 @@ def test_each_refusal_is_mailed_once_by_workers(
     failed, all_ = (count.format(f"Delivery.objects{rows}.count()") for rows in (".filter(status='failed')", ""))
     for number in (2, 4, 6):
         project.shell(send)
-        wait_until(lambda: int(project.shell(failed)) >= number, what=f"{number} mails to fail")  # noqa: B023
+        wait_until(lambda: int(project.shell(failed)) >= number, what=f"{number} failed mails")  # noqa: B023
     assert project.shell(all_).strip() == "6"

@@ -1,4 +1,4 @@
-"""django-simple-history is the project's too, and its settings change the tables of histories."""
+"""The project uses django-simple-history too, and its settings change the history tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.host_project import HostProject
 
 pytestmark = pytest.mark.extra
 
-#: Saves, updates, tests and deletes a configuration, and prints what is recorded.
+#: Saves, updates, tests and deletes a configuration, and prints the recorded history.
 CHANGE = """
 from email_integration.models import SMTPConfig
 config = SMTPConfig.objects.create(name="Ours", host="localhost", port=25, from_email="a@example.com", is_active=True)
@@ -48,7 +48,7 @@ def test_its_settings_change_no_table_of_the_app(
 def test_a_history_that_is_switched_off_is_said(
     row: Callable[[str, str], None], host: Callable[..., HostProject]
 ) -> None:
-    row("SIMPLE_HISTORY_ENABLED = False", "works, and 'check' says what is missing")
+    row("SIMPLE_HISTORY_ENABLED = False", "works, and 'check' names what is missing")
     project = host("SIMPLE_HISTORY_ENABLED = False")
     project.run("manage.py", "migrate", "--verbosity", "0")
     assert project.shell(CHANGE).split() == []

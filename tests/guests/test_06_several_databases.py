@@ -1,4 +1,4 @@
-"""A schema for each tenant, and mail in a database of its own."""
+"""A schema for each tenant, and a separate database for mail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.host_project import CONFIGURE, POSTGRESQL, SEND, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: What django-tenants does: the search path of the connection is that of the tenant.
+#: Like django-tenants: the connection's search path is the tenant's schema.
 TENANT = """
 from django.db import connection
 with connection.cursor() as cursor:
@@ -55,7 +55,7 @@ print(order("default"), order("mail"))
 def test_a_table_in_the_schema_of_a_tenant_is_said(
     row: Callable[[str, str], None], host: Callable[..., HostProject], postgresql: str
 ) -> None:
-    row("the app in the schema of a tenant", "'check' and 'validate' say that its mail stays there")
+    row("the app in the schema of a tenant", "'check' and 'validate' report that its mail stays there")
     project = host(POSTGRESQL, env={"DATABASE": postgresql})
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(
@@ -65,7 +65,10 @@ def test_a_table_in_the_schema_of_a_tenant_is_said(
         + "(LIKE public.email_integration_delivery INCLUDING ALL)')"
     )
     assert "email_integration.W026" in project.attempt("manage.py", "check", "--database", "default").stderr
-    assert "is in the schemas tenant_a too" in project.attempt("manage.py", "validate_notification_setup").stdout
+    assert (
+        "is in the schema “public” and also in tenant_a"
+        in project.attempt("manage.py", "validate_notification_setup").stdout
+    )
 
 
 def test_an_app_of_tenants_is_refused(row: Callable[[str, str], None], host: Callable[..., HostProject]) -> None:
@@ -81,7 +84,7 @@ def test_mail_of_tenants_is_sent_from_the_schema_that_all_share(
     postgresql: str,
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("a schema per tenant, the app in the one that all share", "mail is sent")
+    row("a schema per tenant, the app in the shared schema", "mail is sent")
     project = host(POSTGRESQL, env={"DATABASE": postgresql})
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(CONFIGURE.format(port=smtp_server().port))
@@ -94,14 +97,14 @@ def test_mail_in_a_database_of_its_own_is_sent(
     host: Callable[..., HostProject],
     smtp_server: Callable[..., SMTPServer],
 ) -> None:
-    row("two databases by router", "mail is sent, 'check' says what is promised of transactions")
+    row("two databases by router", "mail is sent, 'check' explains the effect on transactions")
     project = host(TWO)
     (project.folder / "proj" / "routers.py").write_text(ROUTER)
     said = project.attempt("manage.py", "check").stderr
     assert "email_integration.W024" in said
     for database in ("default", "mail"):
         project.run("manage.py", "migrate", "--database", database, "--verbosity", "0")
-    # As documented: a transaction of the other database takes no mail back, one of its own does.
+    # As documented: a rollback in the other database keeps the mail, a rollback in the mail database removes it.
     assert project.shell(ROLLED_BACK).split() == ["1", "1"]
     project.shell(CONFIGURE.format(port=smtp_server().port))
     project.start_worker()

@@ -31,7 +31,7 @@ print(json.dumps({
 """
 
 
-#: Only a sweep wakes it.
+#: Submits a mail that only a sweep wakes.
 SEND_LATER = """
 from email_integration.tasks import send_email
 later = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, countdown=1)
@@ -45,7 +45,7 @@ def test_its_messages_expire(
     smtp_server: Callable[..., SMTPServer],
     valkey: Valkey,
 ) -> None:
-    """Without a worker they would pile up for as long as it is away. What is due later goes when there is one."""
+    """Without a worker the messages would pile up. Mail that is due later is sent once a worker runs."""
     pytest.importorskip("django_celery_beat", reason="it is not there for this Django")
     row("django-celery-beat", "sweeps expire, and come at whole seconds; mail is sent")
     server, project = smtp_server(), host(SETTINGS)

@@ -1,4 +1,4 @@
-"""A pooler that lends a connection to the database for a transaction, and not for longer."""
+"""A connection pooler that lends a database connection for one transaction only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Row = Callable[[str, str], None]
 Host = Callable[..., HostProject]
 Serve = Callable[..., SMTPServer]
 
-#: What docs/deployment.md says to leave out, or to set to None, behind such a pooler.
+#: The option that docs/deployment.md says to leave out, or to set to None, behind such a pooler.
 PREPARING = f"""{POSTGRESQL}
 DATABASES["default"].setdefault("OPTIONS", {{}})["prepare_threshold"] = 2
 """
 
 SAID = "email_integration.W014"
 
-#: A few in turn and some together, so that each statement of ours comes often enough to be kept.
+#: Sends some mails in turn and some together, so that each of our statements runs often enough to be prepared.
 SEND_SOME = """
 from django.core.mail import EmailMessage
 from email_integration import submit_many
@@ -41,7 +41,7 @@ submit_many([EmailMessage("Together", "Text", None, ["kim@example.com"]) for _ i
 
 @pytest.fixture
 def pooler(postgresql: str) -> Iterator[Callable[[str], str]]:
-    """``pooler(mode)``: the URL of an empty database behind one."""
+    """``pooler(mode)``: start a pooler and return the URL of an empty database behind it."""
     with contextlib.ExitStack() as stack:
 
         def start(mode: str) -> str:
@@ -66,7 +66,7 @@ def said_by_checks(project: HostProject) -> bool:
 def test_mail_is_sent(
     row: Row, host: Host, smtp_server: Serve, pooler: Callable[[str], str], mode: str, settings: str, what: str
 ) -> None:
-    row(f"pgbouncer in {mode} mode, {what}", "mail is sent; nothing is said")
+    row(f"pgbouncer in {mode} mode, {what}", "mail is sent; no check complains")
     server, project = smtp_server(), host(settings, env={"DATABASE": pooler(mode)})
     project.run("manage.py", "migrate", "--verbosity", "0")
     assert not said_by_checks(project)
@@ -80,8 +80,8 @@ def test_mail_is_sent(
 def test_statements_that_are_lost_are_said_at_the_start(
     row: Row, host: Host, pooler: Callable[[str], str], smtp_server: Serve
 ) -> None:
-    """Mail would wait for good: each attempt comes upon a statement that is not there, or is another's."""
-    row("pgbouncer in transaction mode, prepare_threshold", "said by worker, check and validate")
+    """Otherwise mail would wait for ever: each attempt meets a prepared statement that is missing or different."""
+    row("pgbouncer in transaction mode, prepare_threshold", "reported by worker, check and validate")
     project = host(PREPARING, env={"DATABASE": pooler("transaction")})
     project.run("manage.py", "migrate", "--verbosity", "0")
     project.shell(CONFIGURE.format(port=smtp_server().port))

@@ -1,4 +1,4 @@
-"""A project whose code was written for Django's SMTP backend, and stays as it is."""
+"""A project whose code was written for Django's SMTP backend and stays unchanged."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.host_project import CONFIGURE, POSTGRESQL, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: Django 6.1 takes it as long as there is no MAILERS, with a warning.
+#: Django 6.1 accepts it, with a warning, as long as MAILERS is not set.
 BACKEND = """
 EMAIL_BACKEND = "email_integration.backends.queued.EmailBackend"
 DEFAULT_FROM_EMAIL = "root@localhost"
 SILENCED_SYSTEM_CHECKS = ["mail.W001"]
 """
 
-#: Sends mails of many kinds, and prints how many were accepted within the time.
+#: Sends mails of many kinds, and prints how many were accepted in time.
 CODE = """
 import time
 from django.core.mail import EmailMessage, EmailMultiAlternatives, mail_admins, send_mail

@@ -1,4 +1,4 @@
-"""A project that sends large files: what submitting one takes of memory."""
+"""A project that sends large files: the memory that submitting one takes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.host_project import POSTGRESQL, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: With DEBUG, Django keeps the text of each statement, content and all.
+#: With DEBUG, Django keeps the text of each statement, including the content.
 NO_DEBUG = "\nDEBUG = False\n"
 
-#: Prints the size of the mail, and what the process has taken at most beyond what it had before, file and all.
+#: Prints the size of the mail, and the peak growth of the process's memory while submitting, file included.
 SUBMIT = """
 import gc
 import os

@@ -1,4 +1,4 @@
-"""A project whose worker has another key than the processes that submit."""
+"""A project whose worker has another key than the submitting processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_another_key_in_a_worker_is_noticed(
 def test_a_new_key_before_the_old_one_is_none_of_another(
     row: Callable[[str, str], None], host: Callable[..., HostProject], postgresql: str
 ) -> None:
-    row("a new key here that the worker does not have yet; then there too", "noticed; and not any more")
+    row("a new key that the worker does not have yet, and then has", "reported, and then no longer")
     new, old = (Fernet.generate_key().decode() for _number in range(2))
     keys = '\nEMAIL_INTEGRATION = {"SMTP_PASSWORD_KEYS": os.environ["SMTP_PASSWORD_KEYS"].split(",")}\n'
     project = host(POSTGRESQL + keys, env={"DATABASE": postgresql, "SMTP_PASSWORD_KEYS": old})
@@ -50,6 +50,6 @@ def test_a_new_key_before_the_old_one_is_none_of_another(
         project.env["SMTP_PASSWORD_KEYS"] = ",".join(given)
         return "other keys" in project.attempt("manage.py", "validate_notification_setup").stdout
 
-    assert says_other_keys(new, old)  # what is sealed here from now on, the worker cannot open
+    assert says_other_keys(new, old)  # the worker cannot open secrets sealed here from now on
     assert not says_other_keys(old, new)
     assert not says_other_keys(old)

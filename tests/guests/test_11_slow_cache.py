@@ -1,4 +1,4 @@
-"""A shared cache that takes its time: what it says is out of date when it comes."""
+"""A slow shared cache: its answers are out of date when they arrive."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.host_project import CONFIGURE, SEND, HostProject
 
 pytestmark = pytest.mark.extra
 
-#: The first answer takes long, so that it is asked once more before the mail begins. All other answers to that process
-#: are held up from then on, of which "held" tells as soon as a thread waits for one that sends mail.
+#: The first answer is slow, so the cache is asked once more before the mail begins. From then on, all other answers to
+#: that process are held back; "held" reports as soon as a thread that sends mail waits for one.
 SLOW_CACHE = """
 import os, threading, time
 from django.core.cache.backends.redis import RedisCache
@@ -59,7 +59,7 @@ new.save()
 def test_no_mail_goes_by_the_old_server_after_save(
     row: Callable[[str, str], None], host: Callable[..., HostProject], smtp_server: Callable[..., SMTPServer]
 ) -> None:
-    row("a cache whose answer takes longer than a Save", "mail goes by the new server")
+    row("a cache that answers slower than a save takes", "mail is sent by the new server")
     old, new = smtp_server(), smtp_server()
     project = host(SETTINGS)
     (project.folder / "proj" / "cache.py").write_text(SLOW_CACHE)
@@ -70,7 +70,7 @@ def test_no_mail_goes_by_the_old_server_after_save(
 
     (project.folder / "slow").touch()
     project.shell(SUBMIT)
-    wait_until((project.folder / "held").exists, what="the worker to ask the cache before a mail")
+    wait_until((project.folder / "held").exists, what="the worker's request to the cache before a mail")
     project.shell(SAVE)
     (project.folder / "hold").unlink()
 

@@ -1,1 +1,1 @@
-"""Tests of the parts together: database, Valkey, SMTP servers, in one process."""
+"""Integration tests: the database, Valkey and SMTP servers together, in one process."""

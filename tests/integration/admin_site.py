@@ -1,4 +1,4 @@
-"""What the tests of the admin share."""
+"""Helpers shared by the tests of the admin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "correct horse battery"
 
 
 def person(*permissions: str, name: str = "kim", superuser: bool = False) -> Any:
-    """A member of staff with these permissions."""
+    """Return a staff user with these permissions."""
     user = get_user_model().objects.create_user(
         username=name, email=f"{name}@example.com", is_staff=True, is_superuser=superuser
     )
@@ -26,14 +26,14 @@ def person(*permissions: str, name: str = "kim", superuser: bool = False) -> Any
 
 
 def logged_in(*permissions: str, name: str = "kim", superuser: bool = False) -> Client:
-    """A browser of a member of staff with these permissions."""
+    """Return a client that is logged in as a staff user with these permissions."""
     client = Client()
     client.force_login(person(*permissions, name=name, superuser=superuser))
     return client
 
 
 def config(name: str = "Primary", **values: Any) -> SMTPConfig:
-    """A stored configuration that could be real."""
+    """Store and return a configuration with realistic values."""
     given = {
         "host": "smtp.example.com",
         "port": 587,
@@ -46,12 +46,12 @@ def config(name: str = "Primary", **values: Any) -> SMTPConfig:
 
 
 def url(page: str, *args: Any) -> str:
-    """The address of a page of configurations."""
+    """Return the address of an admin page of configurations."""
     return reverse(f"admin:email_integration_smtpconfig_{page}", args=args)
 
 
 def form_of(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
-    """What a browser sends for the form of ``config``; a change to None leaves the field out."""
+    """Return the form data that a browser sends for ``config``. A change to None leaves the field out."""
     values: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("name", "host", "port", "username", "ca_certificates", "from_email", "timeout")
@@ -62,7 +62,7 @@ def form_of(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
 
 
 def list_of(*ticked: SMTPConfig) -> dict[str, Any]:
-    """What a browser sends for the list, with these rows ticked."""
+    """Return the form data that a browser sends for the list with these rows selected."""
     configs = list(SMTPConfig.objects.order_by("name"))
     values: dict[str, Any] = {"form-TOTAL_FORMS": len(configs), "form-INITIAL_FORMS": len(configs), "_save": "Save"}
     for number, row in enumerate(configs):
@@ -73,5 +73,5 @@ def list_of(*ticked: SMTPConfig) -> dict[str, Any]:
 
 
 def said(response: Any) -> str:
-    """The messages of the page that follows a form, as text."""
+    """Return the messages of the page that follows a form, as text."""
     return "\n".join(str(message) for message in response.context["messages"])

@@ -1,4 +1,4 @@
-"""Every test here starts with an empty broker and cache, and a process that remembers nothing."""
+"""Give every test an empty broker, an empty cache and a process without cached state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +16,18 @@ from tests.deliveries import RecordingTaskQueue
 @pytest.fixture(autouse=True)
 def _fresh(fresh_process: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     if "stack" not in request.fixturenames:
-        # Who writes and who reads are one process here: it need not wait for itself at each change.
+        # Readers and writers are one process here, so a change of the configuration need not wait for other processes.
         monkeypatch.setattr(generation, "TRUSTED", 0.0)
-        monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor ask again where the machine is busy
-    # What is to be tried in a minute is not due after a few milliseconds, once in a while.
+        monkeypatch.setattr(generation, "PROMPT", float("inf"))  # no second read on a busy machine
+    # Retries get no random shortening: a retry that is due in a minute must not become due after a few milliseconds.
     monkeypatch.setattr(recording, "chance", lambda: 1.0)
     yield
-    translation.deactivate()  # a page in another language leaves it to whoever comes next in this thread
+    translation.deactivate()  # otherwise the language of a page stays active for the next test in this thread
 
 
 @pytest.fixture
 def task_queue() -> Iterator[RecordingTaskQueue]:
-    """A task queue that remembers, in the place of Celery's."""
+    """A task queue that records its calls and replaces Celery's."""
     before = installed()
     recording = RecordingTaskQueue()
     install(recording)
@@ -37,10 +37,10 @@ def task_queue() -> Iterator[RecordingTaskQueue]:
 
 @pytest.fixture
 def journals(settings: Any, tmp_path: Path) -> Iterator[Path]:
-    """The folder of the journals of a test's processes; this one has none yet."""
+    """The folder for the journals of a test's processes. This process has no journal yet."""
     own_journal.close()
     folder = tmp_path / "journals"
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "JOURNAL_DIR": str(folder)}
     yield folder
     own_journal.close()
-    own_journal._forget()  # that there could be none, perhaps: the next test may have one at once
+    own_journal._forget()  # forget a failed attempt to open a journal: the next test may open one at once

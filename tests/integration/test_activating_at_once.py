@@ -1,4 +1,4 @@
-"""Many processes activate configurations at random: never two active, and no error."""
+"""Many processes activate random configurations: there are never two active ones, and no errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    """Whatever is started is ended."""
+    """A list for the processes that a test starts. All of them are ended after the test."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
@@ -29,7 +29,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.parametrize(("many", "seconds"), [(6, 2), pytest.param(16, 10, marks=pytest.mark.extra)])
 def test_never_two_are_active(many: int, seconds: int, processes: list[subprocess.Popen[str]]) -> None:
-    """By every documented way, in many processes, with nothing between them but the database."""
+    """Many processes use every documented way to activate. Only the database synchronizes them."""
     for number in range(5):
         SMTPConfig.objects.create(name=f"Server {number}", host="h", from_email="a@example.com", is_active=number == 0)
     connection.close()

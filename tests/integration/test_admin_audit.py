@@ -1,4 +1,4 @@
-"""Views of pages: recorded with who and when, where AUDIT_VIEWS asks for it."""
+"""Page views are recorded with user and time if AUDIT_VIEWS is on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def audited(settings: Any) -> None:
 
 
 def view_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
-    """The pages of one configuration, with an earlier version, and of one mail; and what is no view."""
+    """Open the pages of one configuration, with an earlier version, and of one mail, and addresses that do not count as
+    views.
+    """
     deliveries = "admin:email_integration_delivery_"
     for address in (
         url("changelist"),
@@ -45,7 +47,7 @@ def view_everything(client: Client, stored: SMTPConfig, mail: str) -> None:
 
 @pytest.mark.usefixtures("audited")
 def test_each_view_of_a_page_is_recorded_with_who() -> None:
-    """Lists, and pages that do not exist, are none."""
+    """Lists and pages that do not exist are not recorded."""
     stored, mail = config(), submitted()
     view_everything(logged_in(superuser=True), stored, mail.pk)
     views = stored.history.filter(event="viewed").order_by("history_date", "history_id")
@@ -59,7 +61,7 @@ def test_each_view_of_a_page_is_recorded_with_who() -> None:
 
 
 @pytest.mark.usefixtures("audited")
-def test_who_may_not_view_has_not_viewed() -> None:
+def test_a_refused_view_is_not_recorded() -> None:
     stored, mail = config(), submitted()
     view_everything(logged_in(), stored, mail.pk)
     assert not stored.history.filter(event="viewed").exists()

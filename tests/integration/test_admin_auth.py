@@ -1,4 +1,4 @@
-"""Logins that fail: how many are looked at, and for how long nobody comes in after too many."""
+"""Failed logins: how many are checked, and how long logins are refused after too many."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PASSWORD = "correct horse battery"
 
 
 class Clock:
-    """Stands still, at the beginning of a window."""
+    """A clock that stands still at the beginning of a window."""
 
     now = 1_000_000 * WINDOW + 0.5
 
@@ -29,7 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, fresh_process: None, settings: Any) -> Iterator[Clock]:
-    """The time of the counts, of which there are none yet; and passwords that are looked at fast."""
+    """Set the clock of the counters, which are empty, and use a fast password hasher."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     clock = Clock()
     monkeypatch.setattr(attempts, "time", clock)
@@ -54,7 +54,7 @@ def fail(times: int, name: str = "kim", **given: Any) -> None:
 
 @pytest.mark.django_db
 def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(clock: Clock) -> None:
-    """With a page that says for how long, and Retry-After. The wait does not get longer by trying."""
+    """The page and Retry-After say how long. Further attempts do not extend the wait."""
     staff()
     fail(OF_NAME)
     for name in ("kim", "KIM "):
@@ -71,7 +71,7 @@ def test_after_too_many_wrong_passwords_the_right_one_has_to_wait(clock: Clock) 
 
 @pytest.mark.django_db
 def test_others_are_not_kept_out(clock: Clock) -> None:
-    """Neither the same name from elsewhere, nor another name from here."""
+    """The same name from another address, and another name from this address, can still log in."""
     staff()
     staff("hanna")
     fail(OF_NAME)
@@ -90,7 +90,7 @@ def test_one_address_cannot_try_names_without_end(clock: Clock) -> None:
 
 @pytest.mark.django_db
 def test_a_right_password_takes_back_what_was_counted(clock: Clock) -> None:
-    """Whoever mistypes now and then, and an office behind one address, never waits."""
+    """Users who sometimes mistype, and an office behind one address, never have to wait."""
     staff()
     for _ in range(OF_ADDRESS + 1):
         assert tried(password=PASSWORD).status_code == 302
@@ -102,7 +102,7 @@ def test_a_right_password_takes_back_what_was_counted(clock: Clock) -> None:
 
 @pytest.mark.django_db
 def test_the_bound_holds_without_the_shared_cache(clock: Clock, valkey: Valkey) -> None:
-    """Each process counts by itself then, and those who know their password come in."""
+    """Each process then counts on its own, and users with the right password can log in."""
     staff()
     valkey.stop()
     assert tried(password=PASSWORD).status_code == 302
@@ -111,7 +111,7 @@ def test_the_bound_holds_without_the_shared_cache(clock: Clock, valkey: Valkey) 
 
 
 def test_no_name_and_no_address_is_in_the_cache(clock: Clock, valkey: Valkey) -> None:
-    """What is typed as a name may be a password."""
+    """A user may type a password into the name field."""
     LoginAttempt(name="secret-name", address="192.0.2.1").begin()
     keys = cache._cache.get_client().keys("*admin_auth*")  # type: ignore[attr-defined]
     assert len(keys) == 2
@@ -134,7 +134,7 @@ def test_an_address_of_ipv6_counts_as_its_network(address: str, counted: str) ->
 
 
 def test_only_behind_a_proxy_is_its_word_taken_and_only_the_last(settings: Any) -> None:
-    """What stands before it in X-Forwarded-For is what the client says."""
+    """The client can forge all earlier entries of X-Forwarded-For."""
     request = RequestFactory(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="192.0.2.9, 192.0.2.1").get("/")
     assert address_of(request) == "10.0.0.1"
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -1,4 +1,4 @@
-"""A server that is at fault: the admin says so, with the reason, and has it tried now."""
+"""A faulty server: the admin names it and the reason, and can start a probe now."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def admin() -> Client:
 
 
 def tripped(relay: Any = None, **values: Any) -> CircuitBreaker:
-    """The open circuit breaker of the relay that mail goes through now."""
+    """Return the open circuit breaker of the active relay."""
     relay = relay or active_relay()
     assert isinstance(relay, Relay)
     now = timezone.now()
@@ -56,7 +56,7 @@ def waits(number: int) -> None:
 
 
 def top(client: Client, address: str = "") -> str:
-    """What stands at the top of a page, as text."""
+    """Return the text at the top of a page."""
     page = unescape(client.get(address or url("changelist")).content.decode())
     return page.split('class="email-notices"')[1].split("</div>")[0]
 
@@ -64,7 +64,7 @@ def top(client: Client, address: str = "") -> str:
 def test_a_wrong_password_is_said_on_top_and_trying_now_sends_what_waits(
     admin: Client, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
-    """From the refused login to the mail, through nothing but the page."""
+    """From the refused login to the delivered mail, using only the admin page."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply=WRONG_LOGIN, times=1)])
     activate(server)
     deliveries = [submitted(from_email="a@example.com") for _ in range(3)]
@@ -72,8 +72,8 @@ def test_a_wrong_password_is_said_on_top_and_trying_now_sends_what_waits(
         attempt(delivery.pk)
     assert len(server.sessions) == 1
     text = top(admin)
-    assert "it is the active configuration. The server is at fault: the login is wrong" in text
-    assert "check user name and password of the configuration (535 5.7.8). Since" in text
+    assert "it is the active configuration. The server is at fault: the server refused the login: " in text
+    assert "check the user name and password of the configuration (535 5.7.8). Since" in text
     assert "mails that wait for it: 3." in text
     assert 'value="Try now"' in text
 
@@ -150,7 +150,7 @@ def test_every_list_and_form_says_it_and_a_pause_comes_first(admin: Client) -> N
     ):
         assert "is at fault" in top(admin, address)
     relay = active_relay()
-    SendingPause.begin()  # resets every breaker
+    SendingPause.begin()  # pausing resets every breaker
     tripped(relay)
     assert "at fault" not in top(admin)
     assert "Sending is paused" in top(admin)

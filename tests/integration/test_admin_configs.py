@@ -1,4 +1,4 @@
-"""Configurations in the admin: adding, changing, and which of them is active."""
+"""Configurations in the admin: adding, changing and activating them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ BOX = 'type="checkbox" name="confirm_secret"'
     ],
 )
 def test_a_password_that_looks_pasted_is_asked_about(admin: Client, password: str, words: str) -> None:
-    """It may be meant: then it is entered once more, with a box ticked."""
+    """The user may mean it: then the password is entered once more, with a box ticked."""
     data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
     assert BOX not in admin.get(url("add")).content.decode()
     page = unescape(admin.post(url("add"), {**data, "password": password}).content.decode())
@@ -96,7 +96,7 @@ def test_an_ordinary_password_is_not_asked_about(admin: Client, password: str) -
 
 
 def test_a_reference_is_not_asked_about(admin: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no password; one that begins like it is."""
+    """It is not a password. A password that only begins like a reference is questioned."""
     with_setting(settings, SECRET_REFERENCES=["env:SMTP PASSWORD\u00a0X"])
     monkeypatch.setenv("SMTP PASSWORD\u00a0X", "s3cret")
     data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
@@ -137,18 +137,20 @@ def test_what_is_pasted_around_host_and_user_name_is_left_off(admin: Client, aro
 
 
 def test_a_user_name_without_a_password_is_saved_with_a_word(admin: Client) -> None:
-    """No login is done then, as in Django's own backend."""
+    """No login is done then, as in Django's own backend. The page says so."""
     words = "There is a username and no password, so mail is sent without logging in."
     data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
     text = said(admin.post(url("add"), {**data, "use_tls": "", "port": "25"}, follow=True))
     assert words in text
-    assert "in the clear" not in text
+    assert "unencrypted" not in text
     stored = SMTPConfig.objects.get()
     assert not stored.logs_in
     assert words not in said(admin.post(url("change", stored.pk), form_of(stored, password="new"), follow=True))
     stored = SMTPConfig.objects.get()
     assert stored.logs_in
-    assert words not in said(admin.post(url("change", stored.pk), form_of(stored), follow=True)), "blank keeps it"
+    assert words not in said(admin.post(url("change", stored.pk), form_of(stored), follow=True)), (
+        "an empty password field changed the password"
+    )
     assert SMTPConfig.objects.get().logs_in
 
 
@@ -171,8 +173,8 @@ def test_without_either_nothing_is_said_of_a_login(admin: Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"port": 465}, "Port 465 speaks TLS from the start"),
-        ({"use_tls": None, "use_ssl": "on"}, "Port 587 starts in the clear"),
+        ({"port": 465}, "Port 465 uses TLS from the start"),
+        ({"use_tls": None, "use_ssl": "on"}, "Port 587 starts unencrypted"),
         ({"use_ssl": "on"}, "TLS and SSL exclude each other"),
         ({"host": "https://smtp.example.com"}, "not a URL"),
         ({"host": "kim@example.com"}, "not a mail address"),
@@ -180,7 +182,7 @@ def test_without_either_nothing_is_said_of_a_login(admin: Client) -> None:
         ({"host": "smtp.\u200bexample.com"}, "U+200B ZERO WIDTH SPACE"),
         ({"username": "kim\u00a0lee"}, "U+00A0 NO-BREAK SPACE"),
         ({"ehlo_name": "web_1.my_net"}, "Enter a full domain name"),
-        ({"from_email": "nobody"}, "Enter an address such as"),
+        ({"from_email": "noreply"}, "Enter an address such as"),
         ({"ca_certificates": "Müller"}, "Enter one certificate or several"),
         ({"port": 0}, "greater than or equal to 1"),
     ],
@@ -194,7 +196,7 @@ def test_what_cannot_work_is_refused_with_words(admin: Client, changes: dict[str
 
 
 def test_a_private_key_pasted_with_its_certificate_is_refused(admin: Client, certificates: Certificates) -> None:
-    """The field, and the history of it, are no place for secrets."""
+    """The field and its history must not hold secrets."""
     certificate, key = certificates.authority.read_text(), certificates.key.read_text()
     stored = config()
     page = admin.post(url("change", stored.pk), form_of(stored, ca_certificates=certificate + key))
@@ -207,7 +209,7 @@ def test_a_private_key_pasted_with_its_certificate_is_refused(admin: Client, cer
 def test_what_is_doubtful_is_saved_with_a_warning(admin: Client) -> None:
     stored = config()
     response = admin.post(url("change", stored.pk), form_of(stored, use_tls=None, port=25, password="new"), follow=True)
-    assert "in the clear" in said(response)
+    assert "are sent unencrypted" in said(response)
 
 
 def test_a_blank_password_keeps_the_stored_one(admin: Client) -> None:
@@ -245,7 +247,7 @@ def test_no_page_shows_a_password(admin: Client) -> None:
         assert sealed not in page.content.decode()
 
 
-# -- one active -----------------------------------------------------------------------------------------------------
+# -- one active configuration ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), [("A", "B"), ("B", "A")])
@@ -287,7 +289,7 @@ def test_workers_follow_the_list(admin: Client, django_capture_on_commit_callbac
 def test_a_row_that_cannot_work_is_not_activated_from_the_list(admin: Client) -> None:
     broken = config("A", port=465, use_tls=True)
     response = admin.post(url("changelist"), list_of(broken))
-    assert "Port 465 speaks TLS from the start" in response.content.decode()
+    assert "Port 465 uses TLS from the start" in response.content.decode()
     assert not SMTPConfig.objects.filter(is_active=True).exists()
 
 
@@ -346,11 +348,11 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
     assert {name: getattr(copy, name) for name in special} == special
 
 
-# -- pages that are older than a switch -----------------------------------------------------------------------------
+# -- pages loaded before a switch -----------------------------------------------------------------------------------
 
 
 def sent_by(page: Any) -> dict[str, str]:
-    """What a browser sends for the form of ``page``, with nothing changed."""
+    """Return the data that a browser sends for the form of ``page``, without changes."""
     values = {}
     for html in re.findall(r"<input ([^>]+)>", page.content.decode()):
         box = dict(re.findall(r'([a-z-]+)="([^"]*)"', html))
@@ -452,7 +454,7 @@ def test_a_page_of_now_switches_without_a_remark(admin: Client) -> None:
     assert active() == []
 
 
-# -- what is said ---------------------------------------------------------------------------------------------------
+# -- messages -------------------------------------------------------------------------------------------------------
 
 
 def test_the_list_says_where_mail_goes_and_why(admin: Client, settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""The connection test of the admin: with what is typed, with what is stored, and who may."""
+"""The connection test of the admin: with entered values, with stored values, and by permission."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_is_typed_is_tested_before_it_is_saved(admin: Client, smtp_server: 
 
 
 def test_a_login_that_was_not_done_is_reported(admin: Client, smtp_server: Serve) -> None:
-    """The connection works, and mail may not."""
+    """The connection works, but sending may fail."""
     server = smtp_server(security="plain", user=None)
     typed = SMTPConfig(host="localhost", port=server.port, username="user", use_tls=False)
     page = tried(admin, None, form_of(typed))
@@ -74,7 +74,7 @@ def test_a_doubtful_password_is_tested_as_it_is_and_named_when_it_is_refused(adm
     typed = SMTPConfig(host="localhost", port=server.port, username="user")
     assert "The connection works" in tried(admin, None, form_of(typed, password="with a space "))
     page = tried(admin, None, form_of(typed, password="another one\u00a0"))
-    assert "The password that was tried is doubtful." in page
+    assert "The password that was tried may be wrong." in page
     assert "U+00A0 NO-BREAK SPACE" in page
 
 
@@ -83,7 +83,7 @@ def test_the_name_for_ehlo_is_tested_as_typed(admin: Client, smtp_server: Serve)
     stored = stored_for(server)
     assert "The connection works" in tried(admin, stored, form_of(stored, ehlo_name="mail.example.com"))
     stored.refresh_from_db()
-    assert stored.tested_at is None, "these are other settings"
+    assert stored.tested_at is None, "the test of other settings was recorded"
     assert "EHLO name: Enter a full domain name" in tried(admin, stored, form_of(stored, ehlo_name="web"))
 
 
@@ -136,7 +136,9 @@ def test_a_long_host_leaves_room_for_the_outcome(admin: Client) -> None:
 def test_a_private_authority_is_trusted_as_typed_and_no_other(
     admin: Client, smtp_server: Serve, tmp_path: Path
 ) -> None:
-    """Without it the page says where to paste it; the result is kept only once it is saved."""
+    """Without the certificate authority the page says where to paste it. The test result is kept only after the
+    configuration is saved.
+    """
     private = make_certificates(tmp_path)
     authority = private.authority.read_text()
     stored = stored_for(smtp_server(tls_context=private.server_context()))
@@ -181,7 +183,7 @@ def test_the_stored_password_is_not_sent_to_another_server_or_user(
     assert server.sessions == other.sessions == []
 
 
-def test_the_test_mail_goes_to_whoever_asks(admin: Client, smtp_server: Serve) -> None:
+def test_the_test_mail_goes_to_the_user_who_asks(admin: Client, smtp_server: Serve) -> None:
     server = smtp_server()
     stored = stored_for(server)
     assert "took the test mail for kim@example.com" in tried(admin, stored, form_of(stored), send="1")
@@ -200,9 +202,9 @@ def test_without_an_address_no_test_mail_goes(admin: Client, smtp_server: Serve)
     ("settings_of_app", "address", "sender", "words"),
     [
         ({}, "joerg@", "a@example.com", "Die Mailadresse Ihres Kontos"),
-        ({"REDIRECT_ALL_TO": ["nobody"]}, "kim@example.com", "a@example.com", "ist fehlerhaft"),
+        ({"REDIRECT_ALL_TO": ["kim"]}, "kim@example.com", "a@example.com", "ist fehlerhaft"),
         ({"ALLOWED_RECIPIENTS": ["example.org"]}, "kim@example.com", "a@example.com", "keine Testmail zu Ihnen durch"),
-        ({}, "kim@example.com", "nobody", "Der Absender ist keine Adresse"),
+        ({}, "kim@example.com", "noreply", "Der Absender ist keine Adresse"),
     ],
 )
 def test_why_no_test_mail_goes_is_said_in_the_language_of_the_reader(
@@ -294,8 +296,8 @@ def test_actions_test_and_send(admin: Client, smtp_server: Serve) -> None:
     assert len(server.messages) == 1
 
 
-def test_who_may_not_change_tests_what_is_stored_and_nothing_else(smtp_server: Serve) -> None:
-    """What is typed counts for nothing, so that the stored password stays with its server."""
+def test_a_user_who_may_not_change_tests_only_the_stored_settings(smtp_server: Serve) -> None:
+    """Entered values are ignored, so the stored password goes only to its own server."""
     server, other = smtp_server(), smtp_server()
     stored = stored_for(server)
     client = logged_in("view_smtpconfig", "test_smtpconfig")
@@ -307,7 +309,7 @@ def test_who_may_not_change_tests_what_is_stored_and_nothing_else(smtp_server: S
 @pytest.mark.parametrize(
     "permissions", [("view_smtpconfig",), ("view_smtpconfig", "change_smtpconfig"), ("test_smtpconfig",)]
 )
-def test_who_may_not_test_gets_no_further(smtp_server: Serve, permissions: tuple[str, ...]) -> None:
+def test_a_test_without_the_permission_is_refused(smtp_server: Serve, permissions: tuple[str, ...]) -> None:
     server = smtp_server()
     stored = stored_for(server)
     client = logged_in(*permissions)

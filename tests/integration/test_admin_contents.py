@@ -1,4 +1,4 @@
-"""What a mail looks like, in the admin: for whom, how safely, and that it is recorded."""
+"""The content of a mail in the admin: permissions, safe display, and audit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def frame_of(client: Client, delivery: Delivery) -> str:
 
 
 def recorded(client: Client, delivery: Delivery) -> list[str]:
-    """What the history of the mail says, the oldest first."""
+    """Return the history entries of the mail, oldest first."""
     html = client.get(reverse("admin:email_integration_delivery_history", args=[delivery.pk])).content.decode()
     return re.findall(r"Its content was \w+(?: at)?\.", html)
 
@@ -74,8 +74,8 @@ def test_the_frame_has_the_html_as_it_is_and_a_policy_that_lets_it_do_nothing() 
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_frame_opens_for_nobody_who_has_not_been_recorded() -> None:
-    """Its address holds for one mail and one person."""
+def test_the_frame_opens_only_for_a_user_whose_access_was_recorded() -> None:
+    """Its address is valid for one mail and one user."""
     delivery, other, client = written(), written(), logged_in(*SEES)
     key = frame_of(client, delivery).partition("?")[2]
     assert client.get(page(delivery, "_html")).status_code == 403
@@ -124,7 +124,7 @@ def test_nothing_is_changed_by_looking() -> None:
 
 @pytest.mark.parametrize("change", [{"content": b""}, {"content": b"damaged"}, {"content": b"", "content_seal": ""}])
 def test_the_list_is_there_whatever_has_become_of_a_content(change: dict[str, Any]) -> None:
-    """A mail that is accepted loses it while the list is made."""
+    """A mail can be accepted, and lose its content, while the list is built."""
     pretend(written(), **change)
     client = logged_in("view_delivery", "view_delivery_content")
     assert client.get(reverse("admin:email_integration_delivery_changelist")).status_code == 200

@@ -1,4 +1,4 @@
-"""The dashboard: for whom it is, and that its numbers are those of the rows."""
+"""The dashboard: permissions, and numbers that match the rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No worker is there to be waited for."""
+    """Wait only briefly for workers: there are none."""
     monkeypatch.setattr(live_status, "FOR_WORKERS", 0.02)
 
 
@@ -60,14 +60,14 @@ def test_it_is_for_those_who_may_view_deliveries_and_linked_for_them() -> None:
 
 
 def test_each_mail_counts_where_it_came_to_its_end() -> None:
-    """In the last hour, day or week; a mail of last month nowhere."""
+    """A mail counts in the last hour, day or week by the time it finished. A mail of last month counts nowhere."""
     now = timezone.now()
     for back, accepted, failed in ((0.0, 3, 1), (5 * HOUR, 2, 0), (100 * HOUR, 4, 2), (800 * HOUR, 7, 7)):
         at = now - dt.timedelta(seconds=back)
         tried(ended(accepted, at=at))
         ended(failed, at=at, status=Status.FAILED)
     ended(1, at=now, status=Status.EXPIRED)
-    ended(1, at=now, status=Status.CANCELLED)  # by a person
+    ended(1, at=now, status=Status.CANCELLED)  # cancelled by a user
     assert totals(shown(period="hour")) == {"accepted": 3, "deferred": 3, "failed": 2}
     assert (
         totals(shown(period="day")) == totals(shown(period="nonsense")) == {"accepted": 5, "deferred": 5, "failed": 2}
@@ -84,11 +84,11 @@ def test_it_is_narrowed_to_a_priority_and_a_configuration() -> None:
     assert totals(page) == {"accepted": 5, "deferred": 5, "failed": 0}
     assert [(reason, number) for _, reason, number, _ in page.context["causes"]] == [("the mailbox is full", 5)]
     assert totals(shown(priority="high", smtp_config="Primary"))["accepted"] == 0
-    assert "Backup" in page.content.decode()  # though it is deleted
+    assert "Backup" in page.content.decode()  # shown although the configuration is deleted
 
 
 def test_times_are_those_of_a_sample_that_is_spread() -> None:
-    """Half of the mails of an interval were not slower than the median, and 95 of 100 not than p95."""
+    """Half of the mails of an interval are not slower than the median, and 95 % are not slower than p95."""
     interval = PERIODS["week"].intervals(timezone.now())[-2]
     end = interval.end - dt.timedelta(seconds=1)
     every = (interval.end - interval.start).total_seconds() / 1000
@@ -100,7 +100,7 @@ def test_times_are_those_of_a_sample_that_is_spread() -> None:
 
 
 def test_configurations_and_priorities_are_shown_beside_each_other() -> None:
-    """With the most mails first, of what the page is narrowed to; each leads to the page of it alone."""
+    """They are sorted by number of mails, with the page's filters applied. Each links to the page of it alone."""
     now = timezone.now()
     ended(3, at=now, priority=Priority.BULK, smtp_config="Primary", took=20)
     tried(ended(5, at=now, priority=Priority.HIGH, smtp_config="Backup", took=2))
@@ -134,7 +134,7 @@ def test_only_the_configurations_with_the_most_mails_are_shown(monkeypatch: pyte
 
 
 def test_the_times_of_a_configuration_are_those_of_its_mails_and_not_of_its_hours() -> None:
-    """An hour with few mails counts for as many as it has."""
+    """Each hour counts in proportion to its number of mails."""
     now = timezone.now()
     ended(100, at=now, took=2)
     for hour in range(1, 11):
@@ -144,7 +144,7 @@ def test_the_times_of_a_configuration_are_those_of_its_mails_and_not_of_its_hour
 
 
 def test_what_waits_and_what_needs_a_person_is_counted_and_listed() -> None:
-    """The list that a number leads to has as many rows."""
+    """The list that a number links to has as many rows."""
     submitted()
     pretend(submitted(), due_at=ago(3 * HOUR))
     for status in (Status.IN_DOUBT, Status.QUARANTINED, Status.QUARANTINED):
@@ -181,7 +181,7 @@ def test_the_reasons_are_shown_of_the_last_attempts_alone_when_there_are_many(mo
 
 
 def test_reasons_are_counted_by_their_cause() -> None:
-    """Whatever their words; one that this version does not know is shown as it is."""
+    """The wording does not matter. An unknown cause is shown as stored."""
     now = timezone.now()
     for words in ("the mailbox is full (552 5.2.2)", "the mailbox is full (452 4.2.2)", "in other words"):
         tried(ended(2, at=now), cause=Cause.FULL, reason=words)
@@ -216,8 +216,8 @@ def test_workers_that_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 workers answer: mail@one, mail@two" in shown().content.decode()
 
 
-def test_a_broker_that_is_away_holds_nobody_up(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page comes all the same, and says so."""
+def test_an_unreachable_broker_does_not_delay_the_page(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page loads and reports the missing broker."""
     from celery import current_app
 
     monkeypatch.setattr(current_app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
@@ -225,7 +225,7 @@ def test_a_broker_that_is_away_holds_nobody_up(settings: Any, monkeypatch: pytes
 
 
 def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> None:
-    """Nor on that of intervals, priorities and configurations."""
+    """It also does not depend on the number of intervals, priorities and configurations."""
     client = logged_in("view_delivery")
     counts = {}
     for period, number, every, relays in (("hour", 1, 1, 1), ("week", 28, 6 * HOUR, 1), ("week", 140, 1.1 * HOUR, 9)):
@@ -239,7 +239,7 @@ def test_the_number_of_questions_does_not_depend_on_the_number_of_mails() -> Non
 
 
 def test_nothing_is_woken(task_queue: RecordingTaskQueue) -> None:
-    """Looking changes nothing."""
+    """Viewing the page changes nothing."""
     submitted()
     before = list(task_queue.woken), Delivery.objects.values_list("status", "version").get()
     shown()

@@ -1,4 +1,4 @@
-"""Deliveries in the admin: what is shown to whom, and what a person decides."""
+"""Deliveries in the admin: what each user sees, and the decisions that a user can make."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ def test_the_list_shows_priority_age_and_the_next_attempt() -> None:
 
 
 def test_a_page_of_many_opens_them_with_one_question(django_assert_max_num_queries: Any) -> None:
-    """As many questions for a hundred subjects as for two, a piece of each content, and no row is counted twice."""
+    """The number of queries is the same for a hundred subjects as for two. Only a part of each content is read, and no
+    row is counted twice.
+    """
     client = logged_in("view_delivery", "view_delivery_content")
     asked = []
     for count in (2, 100):
@@ -203,7 +205,7 @@ def test_sending_now(queue_and_admin: tuple[Any, Any], django_capture_on_commit_
 
 def test_what_was_quarantined_is_tried_as_if_for_the_first_time(queue_and_admin: tuple[Any, Any]) -> None:
     _task_queue, client = queue_and_admin
-    reason = "its worker was lost every time it was tried"
+    reason = "the worker was lost at every attempt"
     aside = delivery(
         Status.QUARANTINED,
         returned=5,
@@ -234,7 +236,7 @@ def test_releasing_and_discarding_are_for_what_is_in_doubt(queue_and_admin: tupl
     assert Delivery.objects.get(pk=released.pk).due_at <= timezone.now()
     fresh = Delivery.objects.get(pk=discarded.pk)
     assert fresh.status == Status.FAILED
-    assert "given up by a person" in fresh.reason
+    assert "discarded by a user" in fresh.reason
     assert Delivery.objects.get(pk=waiting.pk).version == 0
 
 
@@ -249,7 +251,7 @@ def test_a_copy_is_sent_and_the_first_one_stays(queue_and_admin: tuple[Any, Any]
 
 
 def test_what_cannot_be_sent_again_is_said_with_the_reason(queue_and_admin: tuple[Any, Any]) -> None:
-    """In the language of the reader."""
+    """The reason is in the language of the user."""
     _task_queue, client = queue_and_admin
     gone = delivery(Status.IN_DOUBT, has_content=False)
     damaged = delivery(Status.IN_DOUBT, recipients="nonsense")
@@ -263,7 +265,7 @@ def test_what_cannot_be_sent_again_is_said_with_the_reason(queue_and_admin: tupl
     assert "der Inhalt ist nicht mehr gespeichert" in decide(client, "send_now", gone)
 
 
-def test_who_decided_what_is_in_the_history(queue_and_admin: tuple[Any, Any]) -> None:
+def test_the_history_shows_each_decision_and_its_user(queue_and_admin: tuple[Any, Any]) -> None:
     _task_queue, client = queue_and_admin
     doubtful, waiting = delivery(Status.IN_DOUBT), delivery()
     decide(client, "discard", doubtful, waiting)
@@ -300,7 +302,7 @@ def test_a_damaged_row_is_listed_shown_and_ended(queue_and_admin: tuple[Any, Any
 
 
 def page_of(client: Any, found: Delivery) -> str:
-    """The page of a delivery as text, its spaces made one."""
+    """Return the page of a delivery as text with single spaces."""
     html = client.get(reverse("admin:email_integration_delivery_change", args=[found.pk])).content.decode()
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\xa0", " ").split())
 
@@ -317,7 +319,7 @@ def test_the_page_shows_content_doubt_and_reasons(settings: Any) -> None:
     assert "lee@example.org: failed – cancelled " in text
     assert "(cancelled)" not in text
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "hold"}
-    assert "When in doubt: hold it for a person (by the setting" in page_of(client, found)
+    assert "When in doubt: hold it until a person decides (by the setting" in page_of(client, found)
     Delivery.objects.update(has_content=False, in_doubt_policy="resend")
     text = page_of(client, found)
     assert "Content: 2.0 KB, kept no longer" in text
@@ -367,7 +369,7 @@ def test_every_page_of_the_app_says_that_sending_is_held_up(settings: Any) -> No
         shown = client.get(page).content.decode()
         assert "Sending is paused. Mail is taken and waits. Reason: A restored backup." in shown
         assert "All mail goes to staging@example.com instead of its recipients" in shown
-        assert "Mail goes to nobody but example.net" in shown
+        assert "Mail is sent only to example.net" in shown
     assert "Sending is paused" not in client.get(reverse("admin:index")).content.decode()
 
 

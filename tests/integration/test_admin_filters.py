@@ -1,4 +1,4 @@
-"""What the list of deliveries can be narrowed to, for whom, and what that costs the database."""
+"""Filters of the delivery list: who may use them, and what they cost the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 
 def listed(client: Client, **asked: str) -> set[str]:
-    """The ids of what is shown."""
+    """Return the ids of the listed deliveries."""
     page = client.get(reverse(LIST), asked).content.decode()
     return set(re.findall(r'field-short_id"><a [^>]+><span title="([^"]+)">', page))
 
@@ -76,7 +76,7 @@ def test_each_status_narrows_it(status: Status) -> None:
 
 
 def test_it_is_found_by_task_id_and_by_message_id_with_and_without_brackets() -> None:
-    """By everybody."""
+    """Every user who may view deliveries can search this way."""
     found = named("one")
     named("two")
     client = logged_in("view_delivery")
@@ -97,7 +97,7 @@ def test_it_is_found_by_recipient_and_subject_with_the_permission_alone() -> Non
         "max": {"two", "three"},
         "invoice": {"one"},
         "GRÜSSE": {"two"},
-        "pending": set(),  # a word of ours in the same column
+        "pending": set(),  # a status name of ours, in the same column
         "example%": set(),
         "exampl.\\.com": set(),
     }.items():
@@ -114,7 +114,9 @@ def test_what_servers_said_of_a_recipient_is_not_searched() -> None:
 
 
 def test_what_has_no_index_is_looked_for_among_the_newest_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those with the status that was chosen: an old mail is found among the few of its kind."""
+    """The search covers the newest mails with the chosen status. So an old mail is found if few mails
+    have its status.
+    """
     monkeypatch.setattr(filters, "LOOKED_THROUGH", 3)
     for number in range(5):
         pretend(named(f"id-{number}", "kim@example.com"), created_at=ago(100 - number), priority="high")

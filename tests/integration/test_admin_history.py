@@ -1,4 +1,4 @@
-"""The History page of a configuration: events, who, from what to what, and the way back."""
+"""The History page of a configuration: events, users, old and new values, and reverting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def admin() -> Client:
 
 
 def rows(client: Client, stored: SMTPConfig) -> list[str]:
-    """The lines of the history, as text, the newest first."""
+    """Return the lines of the history as text, newest first."""
     page = client.get(url("history", stored.pk)).content.decode()
     found = re.findall(r"<tr>(.*?)</tr>", page.split("<tbody>")[1], re.S)
     return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in found]
@@ -45,7 +45,9 @@ def test_events_are_shown_with_who_and_what(admin: Client) -> None:
 
 
 def test_an_authority_is_recorded_by_its_name_and_comes_back_with_a_revert(admin: Client, tmp_path: Path) -> None:
-    """Not by its letters; another certificate of the same authority has another fingerprint."""
+    """The history shows the name and not the PEM text. Another certificate of the same authority has another
+    fingerprint.
+    """
     one, other = (make_certificates(tmp_path / name).authority.read_text().strip() for name in ("one", "other"))
     stored = config(ca_certificates=one)
     record = stored.history.first()
@@ -108,7 +110,7 @@ def test_a_revert_that_leaves_none_active_asks(admin: Client) -> None:
     assert SMTPConfig.objects.get().is_active
 
 
-def test_whoever_may_only_look_may_not_revert() -> None:
+def test_a_user_who_may_only_view_cannot_revert() -> None:
     stored = config()
     record = stored.history.first()
     client = logged_in("view_smtpconfig")
@@ -134,7 +136,7 @@ def test_the_history_holds_no_secret(admin: Client, django_assert_max_num_querie
 @pytest.mark.parametrize("name", ["REVERT_DISABLED", "ENFORCE_HISTORY_MODEL_PERMISSIONS"])
 @pytest.mark.parametrize("superuser", [True, False])
 def test_settings_of_the_library_break_no_page(name: str, superuser: bool, settings: Any) -> None:
-    """With the permission to look at histories and without; the project has chosen that it is asked for."""
+    """With and without the permission to view histories, in a project that has chosen to require it."""
     setattr(settings, f"SIMPLE_HISTORY_{name}", True)
     stored = config()
     client = logged_in("view_smtpconfig", "change_smtpconfig", superuser=superuser)

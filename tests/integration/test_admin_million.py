@@ -1,4 +1,4 @@
-"""A million finished mails cost the pages of the admin next to nothing: what they ask has bounds."""
+"""A million finished mails hardly slow down the admin pages: their queries are bounded."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ PAGES = (
     ("dashboard, week, of one priority", "dashboard", {"period": "week", "priority": "normal"}),
 )
 
-#: Questions that a page may have more of when there are many: subjects to open, and which mails are the newest.
+#: Extra queries that a page may make when there are many mails: to open subjects, and to find the newest mails.
 MORE = 2
 
-#: How long the browser took from the click to the end of the page, in milliseconds; 0 until it is there.
+#: Time in the browser from the click to the end of the page, in milliseconds. 0 until the page is loaded.
 TAKEN = "performance.getEntriesByType('navigation')[0].duration"
 
 
@@ -59,7 +59,7 @@ def _tidy(task_queue: RecordingTaskQueue) -> Iterator[None]:
 
 
 def fill(number: int) -> None:
-    """So many deliveries spread over 30 days; of a hundred, one has failed and three were put off first."""
+    """Insert this many deliveries over 30 days. Of each hundred, one failed and three were deferred first."""
     (one,) = ended(1, at=timezone.now(), reason="accepted")
     tried([one])
     shifted = {
@@ -90,7 +90,7 @@ def fill(number: int) -> None:
 
 
 def addresses() -> Iterator[tuple[str, str]]:
-    """The name and the address of each page."""
+    """Return the name and the address of each page."""
     newest = Delivery.objects.order_by("-created_at").values_list("pk", flat=True)[:1]
     for name, view, asked in PAGES:
         path = reverse(f"admin:email_integration_{view}", args=newest if view == "delivery_change" else ())
@@ -98,7 +98,7 @@ def addresses() -> Iterator[tuple[str, str]]:
 
 
 def asked(client: Client) -> dict[str, list[str]]:
-    """What each page asks."""
+    """Return the queries of each page."""
     found = {}
     for name, address in addresses():
         with CaptureQueriesContext(connection) as queries:
@@ -108,7 +108,7 @@ def asked(client: Client) -> dict[str, list[str]]:
 
 
 def seen(page: Page) -> dict[str, float]:
-    """The shortest of three times in seconds that each page took in a browser."""
+    """Return the shortest of three load times of each page in a browser, in seconds."""
     found: dict[str, list[float]] = {}
     for _ in range(3):
         for name, address in addresses():
@@ -132,12 +132,12 @@ def test_a_page_of_a_million_asks_no_more_than_one_of_a_thousand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And nothing on it looks at all rows, or counts them. How long a browser takes is told, for a person to judge."""
+    """No query scans or counts all rows. The load times in a browser are printed for a person to judge."""
     config(is_active=True)
     client = logged_in(superuser=True, name="lou")
     fill(FEW)
     with monkeypatch.context() as patch:
-        patch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are none to wait for
+        patch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are no workers to wait for
         few = asked(client)
         fill(MANY - FEW)
         for number in range(100):

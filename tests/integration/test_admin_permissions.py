@@ -67,7 +67,7 @@ def test_changing_the_active_one_leaves_it_active() -> None:
     assert (stored.name, stored.is_active) == ("New", True)
 
 
-def test_a_revert_does_not_activate_for_whoever_may_not() -> None:
+def test_a_revert_does_not_activate_without_the_permission() -> None:
     stored = config(is_active=True)
     record = stored.history.first()
     SMTPConfig.objects.deactivate()
@@ -96,7 +96,7 @@ def test_deleting_the_active_one_takes_the_permission_to_activate() -> None:
     assert not SMTPConfig.objects.exists()
 
 
-def test_a_copy_has_the_password_only_for_whoever_may_change_it() -> None:
+def test_a_copy_has_the_password_only_with_the_permission_to_change_it() -> None:
     stored = config()
     data = {"action": "duplicate", "_selected_action": stored.pk}
     logged_in(VIEW, ADD).post(url("changelist"), data)

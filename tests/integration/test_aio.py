@@ -1,4 +1,4 @@
-"""Submitting and deciding in async code."""
+"""Async functions to submit mail and to make decisions."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from tests.mail_settings import make_backend
 
 pytestmark = pytest.mark.django_db
 
-#: It would be kept in a file.
+#: The storage would keep it in a file.
 LARGE = ("large.bin", b"x" * 5_000_000, "application/octet-stream")
 
 DIRECT = "email_integration.backends.direct.EmailBackend"
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Await it in a loop, from sync code that is in a transaction: the test's own."""
+    """Run the coroutine in an event loop from sync code inside a transaction, the test's own."""
 
     async def wait() -> Any:
         return await coroutine
@@ -108,7 +108,7 @@ def test_an_async_iterator_that_fails_loses_nothing_that_came_before(task_queue:
 
 
 def test_an_async_iterator_may_ask_the_database_itself(task_queue: RecordingTaskQueue) -> None:
-    """The thread of the database is free while the iterator makes the next message."""
+    """The database thread is free while the iterator makes the next message."""
 
     async def asking() -> AsyncIterator[EmailMessage]:
         for number in range(3):
@@ -120,7 +120,9 @@ def test_an_async_iterator_may_ask_the_database_itself(task_queue: RecordingTask
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_one_that_is_cancelled_submits_what_it_was_given(task_queue: RecordingTaskQueue, times: int) -> None:
-    """Also when the thread is busy with other work, and when it is cancelled again while it waits for that."""
+    """This holds when the thread is busy with other work, and when the task is cancelled again while it waits for the
+    thread.
+    """
 
     async def cancelled() -> None:
         goes_on, taken = threading.Event(), asyncio.Event()
@@ -145,7 +147,7 @@ def test_one_that_is_cancelled_submits_what_it_was_given(task_queue: RecordingTa
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await others[0]
-        await sync_to_async(bool)()  # what stands before it in the thread is done
+        await sync_to_async(bool)()  # everything before it in the thread is done
 
     run(cancelled())
     assert Delivery.objects.count() == 3
@@ -200,7 +202,7 @@ def test_decisions_can_be_awaited(task_queue: RecordingTaskQueue) -> None:
 def test_the_sync_ones_refuse_async_code_and_name_what_to_await(
     call: Callable[[], object], instead: str, settings: Any, tmp_path: Path
 ) -> None:
-    """Before they have stored anything."""
+    """They raise before they store anything."""
     kept = tmp_path / "contents"
     files = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": kept}}
     settings.STORAGES = {**settings.STORAGES, "email_integration": files}

@@ -1,4 +1,4 @@
-"""Alerts: people are notified once when something needs them, and once when it is over."""
+"""Alerts: one notification when a problem begins, and one when it is over."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SECRETS = ("kim@", "admin@", "s3cret", "for-nobody-else", "token-of-the-hook")
+SECRETS = ("kim@", "admin@", "s3cret", "for-kim-only", "token-of-the-hook")
 
 
 @pytest.fixture
 def hook(settings: Any) -> Iterator[Hook]:
-    """A web hook that alerts are sent to."""
+    """A webhook that receives alerts."""
     hook = Hook()
     use(settings, ALERT_WEBHOOK_URL=hook.url)
     yield hook
@@ -42,7 +42,7 @@ def hook(settings: Any) -> Iterator[Hook]:
 
 @pytest.fixture
 def heard() -> Iterator[list[tuple[str, str]]]:
-    """What the signals said."""
+    """The signals that were sent during the test."""
     found: list[tuple[str, str]] = []
 
     def began(sender: Any, alert: Alert, **given: Any) -> None:
@@ -69,19 +69,19 @@ def use(settings: Any, **keys: Any) -> None:
 
 
 def refuse_login(smtp_server: Serve) -> SMTPConfig:
-    """Send a mail by a server that wants another password."""
+    """Send a mail through a server that expects another password, and return the configuration."""
     config = config_for(smtp_server(), name="Primary", password="s3cret")
-    attempt(submitted("kim@example.com", subject="for-nobody-else").pk)
+    attempt(submitted("kim@example.com", subject="for-kim-only").pk)
     return config
 
 
 def hold(status: str = "in_doubt") -> Delivery:
-    """A mail that waits for a person."""
-    return pretend(submitted("kim@example.com", subject="for-nobody-else"), status=status, next_at=None)
+    """Store and return a mail that is held until a user decides."""
+    return pretend(submitted("kim@example.com", subject="for-kim-only"), status=status, next_at=None)
 
 
 def make_due() -> None:
-    """Have the next evaluation notify again."""
+    """Make the next evaluation notify again."""
     Alert.objects.update(notify_at=ago(1))
 
 
@@ -95,7 +95,7 @@ def test_nothing_wrong_costs_one_question() -> None:
 def test_people_are_notified_of_a_refused_login_at_once_and_its_end_too(
     smtp_server: Serve, hook: Hook, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once each: by a signal, by the log, and to the web hook; without addresses and secrets."""
+    """Each is sent once through each channel: signal, log and webhook. None contains addresses or secrets."""
     config = refuse_login(smtp_server)
     caplog.clear()
     assert (evaluate(), evaluate()) == (1, 1)
@@ -125,7 +125,7 @@ def trip(cause: str, reason: str) -> None:
 
 @pytest.mark.parametrize("cause", sorted(REFUSED_LOGIN))
 def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
-    """Whatever its words are."""
+    """The wording of the reply does not matter."""
     trip(cause, "in other words")
     assert evaluate() == 1
     assert hook.notifications == [("login_refused", "began")]
@@ -136,6 +136,24 @@ def test_a_refused_login_is_known_by_its_cause(cause: str, hook: Hook) -> None:
 def test_words_do_not_make_a_refused_login(cause: str, hook: Hook) -> None:
     trip(cause, f"{Cause.LOGIN.words} (535)")
     assert evaluate() == 0
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_an_alert_of_an_unknown_kind_is_left_alone(
+    hook: Hook, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture, is_ended: bool
+) -> None:
+    """During an update, a worker of a newer version may store kinds that this version does not know."""
+    newer = {"kind": "of_another_version", "subject": "P", "text": "New", "pending_channels": "hook"}
+    Alert.objects.create(**newer, notify_at=ago(1), ended_at=ago(2) if is_ended else None)
+    before = Alert.objects.values().get()
+    caplog.clear()
+    assert evaluate() == 0
+    hold()
+    assert (evaluate(), evaluate()) == (1, 1)
+    assert Alert.objects.values().get(kind="of_another_version") == before
+    assert hook.notifications == heard == [("in_doubt", "began")]
+    lines = [record for record in caplog.records if record.name == "email_integration.alerts.evaluation"]
+    assert [one.__dict__["alert"] for one in lines] == ["in_doubt"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +179,7 @@ def test_a_campaign_may_be_late(hook: Hook) -> None:
 
 
 def test_people_are_notified_of_a_server_at_fault_after_a_while(hook: Hook) -> None:
-    """Most come back by themselves."""
+    """Most servers recover without help."""
     config = SMTPConfig.objects.create(
         name="Primary", host="127.0.0.1", port=1, from_email="a@example.com", is_active=True
     )
@@ -186,7 +204,7 @@ def test_of_many_evaluations_at_once_only_one_notifies(hook: Hook, heard: list[t
 def test_what_goes_on_is_notified_again_after_alert_repeat(
     hook: Hook, settings: Any, heard: list[tuple[str, str]], repeat: float, times: int
 ) -> None:
-    """With zero never. The signal is sent once in any case."""
+    """With zero, it is never repeated. The signal is sent only once in any case."""
     use(settings, ALERT_REPEAT=repeat)
     hold()
     evaluate()
@@ -201,21 +219,21 @@ def test_what_goes_on_is_notified_again_after_alert_repeat(
     assert hook.notifications == [("in_doubt", "began"), ("in_doubt", "goes_on")][:times]
     assert (
         hook.received[-1]["text"]
-        == ("Still: 2 mails are" if repeat else "1 mail is") + " in doubt and held for a person"
+        == ("Still: 2 mails are" if repeat else "1 mail is") + " in doubt and held until a person decides"
     )
     assert heard == [("in_doubt", "began")]
 
 
 @pytest.mark.parametrize("status", [500, 302])
 def test_a_notification_that_failed_is_tried_again(hook: Hook, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Later, and not at each evaluation; a redirect is not followed."""
+    """It is repeated later, but not at each evaluation. A redirect is not followed."""
     elsewhere = Hook()
     hook.status, hook.location = status, elsewhere.url
     hold()
     evaluate()
     evaluate()
     assert hook.notifications == [("in_doubt", "began")]
-    assert f"An alert could not be sent to the web hook (it answered {status})" in caplog.text
+    assert f"An alert could not be sent to the web hook (it answered with status {status})" in caplog.text
     assert "token-of-the-hook" not in caplog.text
     hook.status = 200
     make_due()
@@ -241,10 +259,10 @@ def test_it_is_not_tried_for_ever(hook: Hook) -> None:
     assert not Alert.objects.exists()
 
 
-def test_a_hook_that_hangs_holds_nobody_up(
+def test_a_hook_that_hangs_does_not_delay_the_sweep(
     hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And another evaluation meanwhile does not notify too."""
+    """A concurrent evaluation does not notify a second time."""
     monkeypatch.setattr(channels, "_PATIENCE", 0.5)
     hook.go_on.clear()
     hold()
@@ -282,7 +300,9 @@ def test_what_comes_back_before_its_end_was_notified_begins_again(hook: Hook, he
 def test_admins_are_written_to_by_another_configuration(
     smtp_server: Serve, settings: Any, hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not through the queue, and not by the server that refuses us; each of the two channels is notified once."""
+    """The mail goes neither through the queue nor through the server that refuses us. Each of the two channels notifies
+    once.
+    """
     server = smtp_server()
     other = config_for(server, name="Other", is_active=False)
     refuse_login(smtp_server)
@@ -306,9 +326,9 @@ def test_admins_are_written_to_by_another_configuration(
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ({"ALERT_CONFIGURATION": "Nobody"}, "there is no configuration of the name"),
+        ({"ALERT_CONFIGURATION": "Missing"}, "no SMTP configuration has the name"),
         ({"ADMINS": []}, "ADMINS is empty"),
-        ({"ALLOWED_RECIPIENTS": ["example.org"]}, "not in ALLOWED_RECIPIENTS"),
+        ({"ALLOWED_RECIPIENTS": ["example.org"]}, "no address of ADMINS is in ALLOWED_RECIPIENTS"),
         ({"password": "s3cret"}, "auth"),
     ],
 )
@@ -361,7 +381,7 @@ def test_a_hook_is_called_encrypted_or_on_this_machine(url: str, good: bool) -> 
     assert web.is_url(url) == good
 
 
-@pytest.mark.parametrize(("name", "level"), [("Nobody", "error"), ("Primary Mail Server", "warning"), ("Other", "ok")])
+@pytest.mark.parametrize(("name", "level"), [("Missing", "error"), ("Primary Mail Server", "warning"), ("Other", "ok")])
 def test_the_configuration_that_alerts_are_written_by_is_diagnosed(
     smtp_server: Serve, settings: Any, name: str, level: str
 ) -> None:
@@ -375,7 +395,7 @@ def test_the_configuration_that_alerts_are_written_by_is_diagnosed(
 
 
 def test_wrong_settings_are_found_by_the_checks(settings: Any) -> None:
-    """Without the URL: it is a secret."""
+    """The message does not contain the URL, which is a secret."""
     use(settings, ALERT_WEBHOOK_URL="http://example.com/token-of-the-hook", ALERT_CONFIGURATION="Other")
     settings.ADMINS = []
     found = {message.id: str(message) for message in run_checks(tags=["email_integration"])}

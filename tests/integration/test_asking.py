@@ -1,4 +1,6 @@
-"""Threads that open sessions have the dispatcher look at the circuit breaker, and look themselves if it does not."""
+"""Threads that open sessions let the dispatcher check the circuit breaker. They check it themselves if it does not
+answer.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ SESSIONS, MAILS = 4, 12
 
 @pytest.fixture(autouse=True)
 def _patient(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine has its time: for answers, and for the generation, without which each thread asks the database.
+    """Allow time for answers and for the generation on a busy machine.
 
-    Each mail has a session of its own.
+    Without a current generation, each thread would query the database. Each mail has its own session.
     """
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
@@ -55,7 +57,7 @@ def server(smtp_server: Serve) -> SMTPServer:
 
 @pytest.fixture
 def connected() -> Iterator[list[threading.Thread]]:
-    """The threads that connect to a database."""
+    """The threads that have opened a database connection."""
     threads: list[threading.Thread] = []
 
     def note(**kwargs: Any) -> None:
@@ -80,7 +82,7 @@ def never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_sends_has_no_database_connection_of_its_own(
     server: SMTPServer, connected: list[threading.Thread]
 ) -> None:
-    """However many sessions it opens, a process has one connection."""
+    """A process has one connection, regardless of the number of sessions it opens."""
     connections.close_all()
     assert send() == {"accepted": MAILS}
     assert len(server.sessions) == MAILS
@@ -90,10 +92,10 @@ def test_what_sends_has_no_database_connection_of_its_own(
 def test_a_thread_that_is_not_answered_asks_itself(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch, connected: list[threading.Thread]
 ) -> None:
-    """Such as while the dispatcher waits for a database to record in."""
+    """The dispatcher may, for example, be waiting for the database while it records."""
     never_answered(monkeypatch)
     assert send() == {"accepted": MAILS}
-    assert set(connected) - {threading.current_thread()}, "or nothing was asked at all"
+    assert set(connected) - {threading.current_thread()}, "no session was opened in another thread"
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
@@ -109,14 +111,14 @@ def test_an_open_breaker_is_found_by_either(
     assert server.sessions == []
     CircuitBreaker.objects.update(probe_at=ago(1))
     send(1)
-    assert server.messages, "one has probed"
+    assert server.messages, "no mail was the probe"
     assert not CircuitBreaker.objects.exists()
 
 
 def test_no_session_is_opened_to_a_server_that_was_replaced_while_it_was_asked(
     server: SMTPServer, smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer may come after whoever changes the configuration was told that it counts."""
+    """The answer may arrive after the change of the configuration has returned and is in effect."""
     other = smtp_server(security="plain", user=None)
     config_for(other, name="Other", is_active=False)
     asked = []
@@ -145,7 +147,7 @@ def test_a_database_that_fails_at_the_dispatchers_look_costs_no_mail(
 
 
 class Asking:
-    """Threads that ask; ``have_asked`` waits for so many of them."""
+    """Threads that ask the dispatcher. ``have_asked`` waits until these threads have asked."""
 
     def __init__(self, number: int) -> None:
         self._asked = threading.Semaphore(0)
@@ -178,7 +180,7 @@ def test_those_who_ask_at_once_are_answered_by_one_look(monkeypatch: pytest.Monk
 
 
 def test_an_answer_is_no_older_than_its_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is asked while another is answered has a look of its own."""
+    """A question that arrives during another's check causes a new check."""
     looks: list[Relay] = []
     asking = Asking(2)
     first, second = asking.threads

@@ -1,4 +1,4 @@
-"""One attempt: a real server, a real database, and what is left in both."""
+"""One attempt, with a real server and a real database, and its effects on both."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ShortReply = Callable[[], contextlib.AbstractContextManager[None]]
 
 @pytest.fixture
 def short_reply(settings: Any) -> ShortReply:
-    """``with short_reply()``: the reply to the final dot, which the server does not give, is not waited for long."""
+    """Within ``with short_reply()``, the client waits only briefly for the missing reply to the final dot."""
 
     @contextlib.contextmanager
     def short() -> Iterator[None]:
@@ -78,7 +78,7 @@ def short_reply(settings: Any) -> ShortReply:
 
 
 def tried(delivery: Delivery) -> Delivery:
-    """Attempt it, and give the row as it is then."""
+    """Attempt the delivery and return its row afterwards."""
     result = attempt(delivery.pk)
     assert result is not None
     row = Delivery.objects.get(pk=delivery.pk)
@@ -87,7 +87,7 @@ def tried(delivery: Delivery) -> Delivery:
 
 
 def due(delivery: Delivery) -> Delivery:
-    """Let the time pass that it was put off for."""
+    """Let the time pass until a deferred delivery is due, and return it."""
     return pretend(delivery, due_at=ago(1), next_at=ago(1))
 
 
@@ -95,7 +95,7 @@ def session_ends(server: SMTPServer, number: int = 1) -> None:
     wait_until(lambda: not server.sessions[number - 1].is_open, what="the end of the session")
 
 
-# -- it goes well ---------------------------------------------------------------------------------------------------
+# -- success --------------------------------------------------------------------------------------------------------
 
 
 def test_a_mail_is_accepted_once_however_often_it_is_tried(smtp_server: Serve) -> None:
@@ -134,7 +134,7 @@ def test_many_mails_go_over_one_session_and_ask_for_the_configuration_once(
     deliveries = [submitted() for _ in range(5)]
     tried(deliveries[0])
     for delivery in deliveries[1:]:
-        # SELECT; claim; record; and a claim that finds nothing more.
+        # SELECT, claim, record, and a claim that finds nothing more.
         with django_assert_num_queries({"postgresql": 4, "sqlite": 22, "mysql": 21}[connection.vendor]):
             attempt(delivery.pk)
     assert len(server.messages) == 5
@@ -149,7 +149,7 @@ def test_recipients_put_off_are_tried_again_alone(smtp_server: Serve) -> None:
     config_for(server)
     delivery = submitted(KIM, LEE)
     row = tried(delivery)
-    assert (row.status, row.code, row.reason) == ("deferred", 450, "1 of 2 recipients were put off")
+    assert (row.status, row.code, row.reason) == ("deferred", 450, "1 of 2 recipients were deferred")
     assert tried(due(delivery)).status == "accepted"
     assert [message.rcpt_tos for message in server.messages] == [(KIM,), (LEE,)]
     assert server.messages[0].content == server.messages[1].content
@@ -179,7 +179,7 @@ def many(count: int) -> list[str]:
 def test_a_server_that_takes_so_many_recipients_at_a_time_gets_the_rest_at_once(
     task_queue: RecordingTaskQueue, reply: str, pipelining: bool
 ) -> None:
-    """RFC 5321 §4.5.3.1.10. The server is asked for no more than it takes, once that is known."""
+    """RFC 5321 §4.5.3.1.10. Once the limit is known, a transaction has no more recipients than the server accepts."""
     taken: list[list[bytes]] = []
     contents: list[bytes] = []
 
@@ -226,7 +226,7 @@ def test_a_server_that_takes_no_recipient_at_all_is_left_alone_for_a_while(smtp_
     assert server.transactions == 1
 
 
-# -- the relay is at fault ------------------------------------------------------------------------------------------
+# -- faults of the relay --------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_password_defers_and_burns_nothing(smtp_server: Serve) -> None:
@@ -266,7 +266,7 @@ def test_a_server_that_does_not_speak_smtp_defers_and_can_be_recorded() -> None:
         config_for(server)
         row = tried(submitted())
     assert (row.status, row.code, row.waits_for_relay) == ("deferred", None, True)
-    assert row.reason == "the server's answer is not SMTP (greeting)"
+    assert row.reason == "the server's reply is not valid SMTP (greeting)"
 
 
 def test_without_a_relay_a_mail_waits_and_says_why() -> None:
@@ -286,13 +286,13 @@ def test_a_password_that_cannot_be_opened_defers_with_a_clear_reason(smtp_server
     assert "SMTP_PASSWORD_KEYS" in row.reason
     assert row.attempt_log.get().smtp_config == "Primary Mail Server"
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": keys}
-    routing.forget()  # other keys come with a new process
+    routing.forget()  # as after the start of a new process with other keys
     assert tried(due(row)).status == "accepted"
 
 
 def test_a_sender_of_the_configuration_that_is_none_defers_with_a_clear_reason(smtp_server: Serve) -> None:
     server = smtp_server()
-    config_for(server, from_email="nobody")
+    config_for(server, from_email="noreply")
     row = tried(submitted())
     assert (row.status, row.waits_for_relay) == ("deferred", True)
     assert "from_email" in row.reason
@@ -333,7 +333,7 @@ def test_421_on_a_fresh_session_defers(smtp_server: Serve) -> None:
 def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, verb: Any) -> None:
     server = smtp_server(faults=[Fault(verb=verb, drop=True, times=1)])
     config_for(server)
-    # So long, for CONTENT, that the client still writes when it is cut off.
+    # For CONTENT, the body is so long that the client is still writing when the connection is cut.
     delivery = submitted(body=("x" * 70 + "\n") * (200_000 if verb == "CONTENT" else 1))
     row = tried(delivery)
     assert (row.status, row.waits_for_relay) == ("deferred", False)
@@ -350,7 +350,7 @@ def test_a_connection_lost_before_the_final_dot_defers(smtp_server: Serve, verb:
 def test_a_connection_lost_after_the_final_dot_is_in_doubt_and_resent_to_the_byte(
     smtp_server: Serve, fault: Fault, short_reply: ShortReply
 ) -> None:
-    """Even if the configuration, and with it the sender left open, has changed meanwhile."""
+    """This holds even if the configuration, and its default sender, has changed in between."""
     server = smtp_server(faults=[fault])
     config = config_for(server)
     delivery = submitted()
@@ -378,16 +378,16 @@ def test_what_is_in_doubt_can_be_held_for_a_person(smtp_server: Serve, settings:
 def test_a_worker_killed_after_its_claim_leaves_a_doubt(
     smtp_server: Serve, settings: Any, policy: str, sent: int
 ) -> None:
-    """Where it left no journal, and was allowed to say the final dot."""
+    """The worker left no journal and was permitted to send the final dot."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": policy}
     server = smtp_server()
     config_for(server)
     delivery = submitted()
     lost = claimed(delivery)
-    assert attempt(delivery.pk) is None, "another worker is sending it"
+    assert attempt(delivery.pk) is None, "it was sent while another worker was sending it"
     DeliveryBatch.objects.update(lease_until=ago(1))
     recovery.recover_leases()
-    assert attempt(delivery.pk) is None, "its owner may only be slow"
+    assert attempt(delivery.pk) is None, "it was sent although its owner may only be slow"
     DeliveryBatch.objects.update(suspected_at=ago(recovery.SUSPECTED_FOR + 1))
     recovery.recover_leases()
     assert DeliveryAttempt.objects.get().outcome == "in_doubt"
@@ -400,7 +400,7 @@ def test_a_worker_killed_after_its_claim_leaves_a_doubt(
 
 
 def test_what_a_killed_worker_was_not_allowed_yet_is_in_no_doubt(smtp_server: Serve) -> None:
-    """It goes back as it was."""
+    """The mail goes back to the queue unchanged."""
     config_for(smtp_server())
     ids = [submitted().pk for _ in range(3)]
     claimed(permitted=1)
@@ -416,13 +416,15 @@ def test_what_a_killed_worker_was_not_allowed_yet_is_in_no_doubt(smtp_server: Se
 
 
 def take_over() -> None:
-    """What a sweeper does with a batch whose owner was not heard of."""
+    """Take over a batch whose owner has not responded, as the sweeper does."""
     batch = DeliveryBatch.objects.get()
     batches.take_over(batch.pk, lambda row, deliveries: [])
 
 
-def test_who_has_lost_the_claim_sends_no_final_dot(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker takes over while the content is on its way: that took so long that the lease has to be renewed."""
+def test_a_worker_that_lost_its_claim_sends_no_final_dot(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker takes over while the content is being sent, which takes so long that the lease has
+    to be renewed.
+    """
     clock = Clock()
     monkeypatch.setattr(in_hand, "time", clock)
     server = smtp_server()
@@ -431,7 +433,7 @@ def test_who_has_lost_the_claim_sends_no_final_dot(smtp_server: Serve, monkeypat
     lost = threading.Event()
     server.inject(Fault(verb="DATA", until=lost, times=1))
     worker, results = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, what="DATA")
+    wait_until(lambda: server.sessions and "DATA" in server.sessions[0].verbs, what="the command DATA")
     take_over()
     before = claimed(delivery)
     clock.ahead += conf.get("LEASE")
@@ -476,7 +478,7 @@ def test_a_configuration_replaced_while_a_session_is_opened_is_not_used(smtp_ser
     old.inject(Fault(verb="AUTH", until=replaced, times=1))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="the command AUTH")
     SMTPConfig.objects.activate(new_config)
     replaced.set()
     worker.join(PATIENCE)
@@ -486,7 +488,7 @@ def test_a_configuration_replaced_while_a_session_is_opened_is_not_used(smtp_ser
 
 
 def test_a_configuration_replaced_while_it_fails_is_not_waited_for(smtp_server: Serve) -> None:
-    """Its failure would be recorded after the change that wakes what waits."""
+    """Otherwise its failure would be recorded after the change that wakes waiting mail."""
     old, new = smtp_server(), smtp_server()
     config_for(old)
     new_config = config_for(new, name="Backup", is_active=False)
@@ -494,7 +496,7 @@ def test_a_configuration_replaced_while_it_fails_is_not_waited_for(smtp_server: 
     old.inject(Fault(verb="AUTH", until=replaced, reply="535 5.7.8 Wrong"))
     delivery = submitted()
     worker, result = in_thread(lambda: attempt(delivery.pk))
-    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="AUTH")
+    wait_until(lambda: old.sessions and "AUTH" in old.sessions[0].verbs, what="the command AUTH")
     SMTPConfig.objects.activate(new_config)
     replaced.set()
     worker.join(PATIENCE)
@@ -519,7 +521,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 def test_workers_whose_lease_may_end_before_the_reply_send_nothing(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
-    """Another worker would send the mail too."""
+    """Another worker would send the mail as well."""
     clock = Clock()
     monkeypatch.setattr(in_hand, "time", clock)
     server = smtp_server()
@@ -547,7 +549,7 @@ def test_workers_whose_lease_may_end_before_the_reply_send_nothing(
 
 
 def test_a_lease_that_nears_its_end_is_renewed(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the mail makes progress, and no more often than it has to be."""
+    """It is renewed while the mail makes progress, and only as often as necessary."""
     clock = Clock()
     monkeypatch.setattr(in_hand, "time", clock)
     config_for(smtp_server())
@@ -597,7 +599,7 @@ def test_many_attempts_sweeps_and_changes_at_once_come_to_no_deadlock(
 def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(
     smtp_server: Serve, task_queue: RecordingTaskQueue
 ) -> None:
-    """Else the mail would be sent again whenever its lease ran out."""
+    """Otherwise the mail would be sent again each time its lease expires."""
 
     def refuse(delivery: Delivery) -> None:
         raise ValueError("no room for a result")
@@ -610,11 +612,13 @@ def test_a_result_that_cannot_be_stored_does_not_make_a_doubt(
     assert len(server.messages) == 1
 
 
-# -- the database goes away -----------------------------------------------------------------------------------------
+# -- database outages -----------------------------------------------------------------------------------------------
 
 
 def test_an_outcome_is_recorded_despite_an_outage_of_the_database(smtp_server: Serve) -> None:
-    """It begins when the server has the mail: connections are cut (PostgreSQL), writing is locked (SQLite)."""
+    """The outage begins once the server has the mail: connections are cut (PostgreSQL) or writing is
+    locked (SQLite).
+    """
 
     begun = threading.Event()
 
@@ -665,7 +669,7 @@ def test_a_database_that_fails_at_the_claim_costs_nothing_but_time(
     assert tried(delivery).status == "accepted"
 
 
-# -- what is not tried ----------------------------------------------------------------------------------------------
+# -- mail that is not attempted -------------------------------------------------------------------------------------
 
 
 def test_what_is_not_there_is_skipped() -> None:
@@ -689,7 +693,7 @@ def test_what_has_expired_ends_even_if_it_is_not_due(is_due: bool, task_queue: R
     assert task_queue.results == [(delivery.pk, "expired")]
 
 
-# -- what is said ---------------------------------------------------------------------------------------------------
+# -- messages -------------------------------------------------------------------------------------------------------
 
 
 def test_neither_log_nor_reason_shows_address_password_or_the_servers_words(

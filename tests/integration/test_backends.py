@@ -1,4 +1,4 @@
-"""Django's own mail functions through both backends."""
+"""Django's own mail functions with both backends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Send = Callable[[], list[Any]]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: The test uses what Django 6.1 deprecates, and what its users still do.
+#: The test uses functions that Django 6.1 deprecates and that users still call.
 DEPRECATED = pytest.mark.filterwarnings("ignore:.*(is|are) deprecated")
 
 BACKENDS = [f"email_integration.backends.{name}.EmailBackend" for name in ("queued", "direct")]
@@ -53,24 +53,24 @@ def use(settings: Any, path: str) -> str:
     name_server(settings, backend=path)
     settings.DEFAULT_FROM_EMAIL = "default@example.com"
     settings.SERVER_EMAIL = "root@example.com"
-    # Django 6.0 takes plain addresses and deprecates the pairs.
+    # Django 6.0 accepts plain addresses and deprecates the pairs.
     settings.ADMINS = ["ada@example.com"] if django.VERSION >= (6, 0) else [("Ada", "ada@example.com")]
     return path
 
 
 def default_backend() -> Any:
-    """The one that send_mail() uses when it is told nothing else."""
+    """Return the backend that send_mail() uses by default."""
     return mail.mailers.default if HAS_MAILERS else mail.get_connection()
 
 
 def work() -> None:
-    """Do what workers would."""
+    """Attempt all deliveries, as workers do."""
     for delivery in Delivery.objects.all():
         attempt(delivery.pk)
 
 
 def test_send_mail_needs_no_change(backend: str, smtp_server: Serve) -> None:
-    """And a sender that nobody chose is the configuration's."""
+    """If the caller gives no sender, the configuration's sender is used."""
     server = smtp_server()
     config_for(server)
     assert send_mail("Grüße", "Text", None, ["kim@example.com"], html_message="<p>Text</p>") == 1
@@ -85,7 +85,7 @@ def test_send_mail_needs_no_change(backend: str, smtp_server: Serve) -> None:
     ]
 
 
-def test_a_sender_that_somebody_chose_stays(backend: str, smtp_server: Serve) -> None:
+def test_a_chosen_sender_stays(backend: str, smtp_server: Serve) -> None:
     server = smtp_server()
     config_for(server)
     send_mail("S", "B", "Lee <lee@example.com>", ["kim@example.com"])
@@ -148,7 +148,7 @@ def test_credentials_per_call_are_refused(backend: str, credentials: dict[str, s
 @DEPRECATED
 @pytest.mark.parametrize("credentials", [{"username": "user"}, {"password": "s3cret", "fail_silently": True}])
 def test_credentials_of_a_connection_are_refused(backend: str, credentials: dict[str, Any]) -> None:
-    """With MAILERS too, whose OPTIONS may hold those of the fallback."""
+    """This also applies with MAILERS, whose OPTIONS may hold the credentials of the fallback."""
     with pytest.raises(ImproperlyConfigured, match="auth_user, auth_password"):
         mail.get_connection(**credentials)
 
@@ -166,7 +166,7 @@ def test_an_entry_of_mailers_says_whether_to_fail_silently(backend: str, silent:
 
 
 @DEPRECATED
-@pytest.mark.parametrize("bad", [{"subject": "a\nb"}, {"to": ["kim@"]}, {"from_email": "nobody@"}])
+@pytest.mark.parametrize("bad", [{"subject": "a\nb"}, {"to": ["kim@"]}, {"from_email": "noreply@"}])
 def test_a_mail_that_cannot_be_sent_raises_at_once_or_is_passed_over(backend: str, bad: dict[str, Any]) -> None:
     given = {"subject": "S", "body": "B", "to": ["kim@example.com"], **bad}
     with pytest.raises(InvalidMail):
@@ -175,7 +175,7 @@ def test_a_mail_that_cannot_be_sent_raises_at_once_or_is_passed_over(backend: st
     assert not Delivery.objects.exists()
 
 
-# -- queued ---------------------------------------------------------------------------------------------------------
+# -- the queued backend ---------------------------------------------------------------------------------------------
 
 
 def test_many_mails_are_one_transaction_and_one_wake_up(queued: str, task_queue: RecordingTaskQueue) -> None:
@@ -190,7 +190,7 @@ def test_one_bad_mail_of_many_submits_none(queued: str, task_queue: RecordingTas
     assert task_queue.woken == []
 
 
-# -- direct ---------------------------------------------------------------------------------------------------------
+# -- the direct backend ---------------------------------------------------------------------------------------------
 
 
 def test_direct_writes_no_row(direct: str, smtp_server: Serve) -> None:
@@ -226,7 +226,9 @@ def test_code_that_catches_smtplibs_exceptions_still_does(
 
 @pytest.mark.parametrize("option", [{"priority": "high"}, {"due_at": None}, {"envelope_sender": "a@example.com"}])
 def test_direct_refuses_the_options_of_mail_that_waits(option: dict[str, Any]) -> None:
-    with pytest.raises(ImproperlyConfigured, match=f"direct sends at once and takes no {next(iter(option))}; "):
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"direct sends immediately and does not accept {next(iter(option))}\. "
+    ):
         make_backend("email_integration.backends.direct.EmailBackend", **option)
 
 
@@ -241,7 +243,7 @@ def test_recipients_that_were_refused_do_not_vanish(
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No", match="lee@")]))
     with caplog.at_level(logging.WARNING):
         assert send_mail("S", "B", None, ["kim@example.com", "lee@example.com"]) == 1
-    assert "1 recipients of a mail were refused (550 5.1.1)" in caplog.text
+    assert "The server refused 1 recipients of a mail (550 5.1.1)" in caplog.text
     assert "lee@" not in caplog.text
 
 
@@ -260,7 +262,7 @@ def test_direct_works_inside_a_transaction(direct: str, smtp_server: Serve) -> N
 def test_an_entry_of_mailers_may_name_the_server_that_is_the_fallback(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Django 6.1 makes backends thus, and its base takes nothing but the alias."""
+    """Django 6.1 creates backends this way, and its base class accepts only the alias."""
     given: dict[str, Any] = {}
 
     def strict(self: Any, *, alias: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Batches: claimed, recorded, given back and taken over, on each database, by connections that fail too."""
+"""Batches: claimed, recorded, given back and taken over, on each database, with connections that may fail."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def given_back(delivery: Delivery, **how: Any) -> records.Untried:
     return records.Untried(delivery=delivery, step=lambda one: transitions.giving_back(one, **how))
 
 
-# -- the claim ------------------------------------------------------------------------------------------------------
+# -- claims ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_claimed_and_recorded(task_queue: RecordingTaskQueue) -> None:
@@ -160,7 +160,7 @@ def test_what_is_held_prepared_finished_or_not_due_is_never_claimed() -> None:
     for status in (*sorted(Status), "odd"):
         pretend(submitted(), status=status, next_at=None)
     for status in (Status.ACCEPTED, Status.CANCELLED, Status.IN_DOUBT):
-        pretend(submitted(), status=status)  # whatever was made of the row
+        pretend(submitted(), status=status)  # any status that the row may have
     submitted(prepared=True)
     submitted(due_at=timezone.now() + dt.timedelta(minutes=1))
     assert claim() is None
@@ -180,14 +180,14 @@ def test_two_who_claim_at_once_have_different_mails() -> None:
     pks = many(60)
     found = in_threads(*[lambda: claim(limit=20)] * 3)
     assert DeliveryBatch.objects.count() == 3
-    # MariaDB may pass over a mail that another claim looks at in that moment. It is due as before.
+    # MariaDB may skip a mail that another claim is examining at that moment. That mail is still due.
     if Delivery.objects.filter(batch="").exists():
         found.append(claim(limit=60))
     assert sorted(pk for batch in found for pk in ids(batch)) == sorted(pks)
 
 
-def test_who_claims_does_not_wait_for_what_another_has_locked() -> None:
-    """Nor does it find what is being claimed."""
+def test_a_claim_does_not_wait_for_locked_mail() -> None:
+    """It also does not find mail that is being claimed."""
     if connection.vendor == "sqlite":
         return  # SQLite locks no rows
     pks = [submitted(delivery_id=f"{number}").pk for number in range(3)]
@@ -199,7 +199,7 @@ def test_who_claims_does_not_wait_for_what_another_has_locked() -> None:
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 def test_due_and_leased_are_by_the_databases_clock(monkeypatch: pytest.MonkeyPatch, minutes: int) -> None:
-    """Whatever the clock of this host says."""
+    """The clock of this host does not matter."""
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() + dt.timedelta(minutes=minutes))
     clock.forget()
@@ -233,7 +233,7 @@ def test_a_claim_that_finds_nothing_writes_nothing(django_assert_num_queries: Ca
     assert not DeliveryBatch.objects.exists()
 
 
-# -- the record -----------------------------------------------------------------------------------------------------
+# -- records --------------------------------------------------------------------------------------------------------
 
 
 def test_a_record_renews_the_lease_and_permits_more() -> None:
@@ -272,7 +272,7 @@ def test_a_lease_is_renewed_without_changes() -> None:
 
 
 def test_all_kinds_of_changes_go_in_one_record(task_queue: RecordingTaskQueue) -> None:
-    """Each is made as it would be alone."""
+    """Each change has the same effect as alone."""
     many(6)
     batch = claimed()
     one, two, three, four, five, six = batch.deliveries
@@ -303,7 +303,7 @@ def test_all_kinds_of_changes_go_in_one_record(task_queue: RecordingTaskQueue) -
 def test_nothing_is_recorded_twice_in_one_record() -> None:
     submitted()
     batch = claimed()
-    with pytest.raises(ValueError, match="once at a time"):
+    with pytest.raises(ValueError, match="must not occur twice"):
         batches.record(batch, [ended(batch.deliveries[0])] * 2)
 
 
@@ -331,12 +331,14 @@ def test_a_database_that_refuses_one_changes_none() -> None:
     assert batches.record(batch, [fine]).made == [True]
 
 
-# -- answers that are lost ------------------------------------------------------------------------------------------
+# -- lost answers ---------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def losing_the_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The next commit of a batch is done, and its answer lost with the connection; gives what was lost."""
+    """Make the next commit of a batch succeed but lose its answer with the connection. Yield the names of the lost
+    commits.
+    """
     lost: list[str] = []
 
     def lose_connection(what: str) -> None:
@@ -389,7 +391,7 @@ def test_a_claim_that_cannot_be_given_back_at_once_is_by_the_next(monkeypatch: p
 def test_a_record_whose_answer_is_lost_is_made_when_it_is_repeated(
     monkeypatch: pytest.MonkeyPatch, task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And told of once: the first time nobody knew."""
+    """The log line is written only once: after the first try, the outcome of the commit is unknown."""
     many(2)
     batch = claimed()
     changes = [ended(one) for one in batch.deliveries]
@@ -407,7 +409,9 @@ def test_a_record_whose_answer_is_lost_is_made_when_it_is_repeated(
 
 
 def test_what_was_to_be_cancelled_is_when_the_answer_to_its_record_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was given back with the end of its batch, whose row would have said that it is to be cancelled."""
+    """The first commit gave the mail back and deleted its batch row, the only place that held the
+    cancellation request.
+    """
     pk = submitted().pk
     batch = claimed()
     assert transitions.cancel(pk)
@@ -458,7 +462,7 @@ def test_a_batch_that_runs_out_is_marked_first() -> None:
     assert [row.pk for row in batches.expired(suspected_for=10.0)] == [batch.id]
 
 
-def test_who_takes_over_decides_about_each_and_gives_back_the_rest() -> None:
+def test_a_takeover_decides_about_each_mail_and_gives_back_the_rest() -> None:
     many(3)
     batch = claimed(permitted=1)
     seen: list[tuple[int, list[str]]] = []
@@ -503,15 +507,15 @@ def test_a_batch_that_is_being_recorded_is_not_taken_over() -> None:
 
 
 def test_a_record_and_a_takeover_at_once_leave_nothing_behind() -> None:
-    """Whoever comes second finds what the first has done."""
+    """The second of the two sees the changes of the first."""
     for _ in range(10):
         Delivery.objects.all().delete()
         many(5)
         batch = claimed()
         found = in_threads(lambda: record(batch, LATER), lambda: batches.take_over(batch.id, lambda row, those: []))  # noqa: B023
         assert not [one for one in found if isinstance(one, BaseException)]
-        if DeliveryBatch.objects.exists():  # it was locked when it was to be taken over, or else recorded after that
-            pytest.fail("the row of a batch of which nothing is claimed")
+        if DeliveryBatch.objects.exists():  # the row was locked during the takeover, or recorded after it
+            pytest.fail("a batch without a claimed mail has a row")
         assert not Delivery.objects.exclude(batch="").exists()
 
 
@@ -527,7 +531,7 @@ def test_a_batch_is_given_back(task_queue: RecordingTaskQueue) -> None:
 
 
 def test_a_claim_whose_batch_was_lost_is_given_back() -> None:
-    """A backup of single tables can do that."""
+    """Restoring a backup of single tables can cause this."""
     kept, lost = submitted(), submitted()
     whole = claimed(kept)
     claimed(lost)
@@ -540,7 +544,7 @@ def test_a_claim_whose_batch_was_lost_is_given_back() -> None:
     assert stored(lost.pk).status == "cancelled"
 
 
-# -- what others want of a claimed mail -----------------------------------------------------------------------------
+# -- cancelling a claimed mail --------------------------------------------------------------------------------------
 
 
 def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(task_queue: RecordingTaskQueue) -> None:
@@ -553,7 +557,7 @@ def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(task_que
         assert (found.status, found.cancel_requested, found.version) == ("queued", True, 1)
     batches.record(batch, [ended(fourth)])
     assert [one.cancel_requested for one in (first, second, third, fourth)] == [True, True, True, False]
-    # An end that is one; one that is none, known to be cancelled; what was sent in spite of it.
+    # A real outcome; a return to the queue with a known cancellation; an acceptance despite the cancellation.
     assert batches.record(batch, [ended(first, LATER), given_back(second), ended(third)]).made == [True] * 3
     assert [stored(one.pk).status for one in (first, second, third)] == ["cancelled", "cancelled", "accepted"]
     assert DeliveryAttempt.objects.get(delivery=first.pk).outcome == "deferred"
@@ -562,7 +566,7 @@ def test_a_claimed_mail_that_is_cancelled_ends_so_unless_it_is_accepted(task_que
 
 
 def test_a_mail_that_is_cancelled_while_it_is_recorded_is_cancelled_after_that() -> None:
-    """The record did not know of it yet."""
+    """The record does not know of the cancellation yet."""
     many(2)
     batch = claimed()
     first, second = batch.deliveries
@@ -606,13 +610,13 @@ def test_a_task_that_is_revoked_in_a_transaction_is_so_with_its_commit() -> None
     assert stored("late").status == "cancelled"
 
 
-# -- what it costs --------------------------------------------------------------------------------------------------
+# -- cost -----------------------------------------------------------------------------------------------------------
 
 
 def test_claims_change_no_index() -> None:
-    """HOT updates: a claim writes columns that no index has."""
+    """HOT updates: a claim writes only columns without an index."""
     if connection.vendor != "postgresql":
-        return  # of PostgreSQL
+        return  # PostgreSQL only
     many(40)
 
     def hot() -> tuple[int, int]:
@@ -628,4 +632,4 @@ def test_claims_change_no_index() -> None:
     batch = claimed()
     updated, cheap = (after - then for after, then in zip(hot(), before, strict=True))
     assert updated == len(batch.deliveries) == 40
-    assert cheap >= 30  # as many as there is room for on their pages
+    assert cheap >= 30  # as many as fit on their pages

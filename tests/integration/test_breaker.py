@@ -1,4 +1,6 @@
-"""The circuit breaker of a relay at fault: half-open probes, one at a time; a relay that works again wakes all mail."""
+"""The circuit breaker of a faulty relay. Half-open probes go one at a time, and a relay that works again wakes all
+mail.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,11 @@ Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: Longer than any test takes, in seconds.
+#: In seconds: longer than any test takes.
 LONG = 60.0
 
 
-#: What is a second to a server at fault lasts so many here: no busy machine takes that long for a test.
+#: Scale: one second of a breaker's wait lasts this many seconds here. No test takes that long, even on a busy machine.
 UNIT = 20
 
 FIRST_AT_LIMIT = breaker._FIRST_AT_LIMIT
@@ -58,7 +60,7 @@ def _patient(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.
 
 
 def relay() -> Relay:
-    """The active one."""
+    """Return the active relay."""
     found = routing.active_relay()
     assert isinstance(found, Relay)
     return found
@@ -70,7 +72,7 @@ def wrong_password(smtp_server: Serve) -> tuple[SMTPServer, SMTPConfig]:
 
 
 def probe_is_due() -> None:
-    """Let the time pass until the relay may be tried again."""
+    """Let the time pass until a probe of the relay is due."""
     assert CircuitBreaker.objects.update(probe_at=ago(1)) == 1
 
 
@@ -80,13 +82,13 @@ def attempt_all() -> None:
 
 
 def put_off_all() -> None:
-    """Until long after the test."""
+    """Defer all mail until long after the test."""
     later = timezone.now() + schedule.seconds(LONG)
     Delivery.objects.filter(next_at__isnull=False).update(due_at=later, next_at=later)
 
 
 def waiting() -> int:
-    """How many are put off for a while."""
+    """Return the number of deferred mails that are not due."""
     return Delivery.objects.filter(status="deferred", waits_for_relay=True, due_at__gt=timezone.now()).count()
 
 
@@ -121,7 +123,7 @@ def test_what_was_put_off_expires_in_time_all_the_same(smtp_server: Serve) -> No
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
 def test_a_sender_of_the_configurations_own_that_it_may_not_use_trips_it(smtp_server: Serve, verb: Any) -> None:
-    """A mail's own does not: the next one may have another."""
+    """A mail's own sender does not trip it: the next mail may have another sender."""
     refusal = "553 5.7.1 Sender rejected: not your address"
     server = smtp_server(faults=[Fault(verb=verb, reply=refusal, times=2)])
     config_for(server)
@@ -143,8 +145,8 @@ def test_a_sender_of_the_configurations_own_that_it_may_not_use_trips_it(smtp_se
 def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
     smtp_server: Serve, verb: Any, along: bool, settings: Any
 ) -> None:
-    """The From header, which is the configuration's, is not known to the server by then."""
-    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}  # the first of them is the first
+    """At that point the server does not know the From header, which has the configuration's sender."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}  # keeps the order of the mails
     server = smtp_server(faults=[Fault(verb=verb, reply="553 5.7.1 Sender rejected: not your address", times=1)])
     config_for(server)
     own = submitted(envelope_sender="bounces+17@example.com")
@@ -160,7 +162,7 @@ def test_an_envelope_sender_of_a_mails_own_is_not_the_configurations(
 
 @pytest.mark.parametrize("envelope", [{}, {"envelope_sender": "bounces+17@example.com"}])
 def test_mail_goes_with_the_sender_that_was_corrected(smtp_server: Serve, envelope: dict[str, Any]) -> None:
-    """Though it had been claimed with the one before, which the server refused at the final dot."""
+    """The mail was claimed with the previous sender, which the server refused at the final dot."""
     refusal = "554 Message rejected: Email address is not verified"
     server = smtp_server(faults=[Fault(verb="DOT", reply=refusal, times=1)])
     config = config_for(server, from_email="former@example.com")
@@ -178,7 +180,9 @@ def test_mail_goes_with_the_sender_that_was_corrected(smtp_server: Serve, envelo
 
 @pytest.mark.parametrize("reply", ["450 4.7.1 Too much mail", "452 4.5.3 Too many recipients: Too many messages sent"])
 def test_a_limit_before_any_recipient_trips_it(smtp_server: Serve, reply: str) -> None:
-    """One mail finds out, the others wait without an attempt; probes come as for a server that is not available."""
+    """One mail discovers the limit; the others wait without an attempt. Probes are scheduled as for an unavailable
+    server.
+    """
     server = smtp_server(faults=[Fault(verb="MAIL", reply=reply)])
     config_for(server)
     for _ in range(5):
@@ -197,7 +201,7 @@ def test_a_limit_before_any_recipient_trips_it(smtp_server: Serve, reply: str) -
 
 
 def test_a_wrong_sender_of_the_configurations_own_leaves_it_closed(smtp_server: Serve) -> None:
-    """Mail with another sender would pass."""
+    """Mail with another sender would be accepted."""
     server = smtp_server(faults=[Fault(verb="MAIL", reply="553 5.1.8 No such domain", times=1)])
     config_for(server)
     attempt(submitted().pk)
@@ -223,11 +227,11 @@ def test_while_sessions_last_it_costs_no_query(smtp_server: Serve, django_assert
     assert (len(server.sessions), len(server.messages)) == (1, 2)
 
 
-# -- how long -------------------------------------------------------------------------------------------------------
+# -- waiting times --------------------------------------------------------------------------------------------------
 
 
 def waits(failure: Deferred, count: int) -> list[float]:
-    """How long, in units, the relay is left alone after each of so many probes in vain."""
+    """Return how long the relay is left alone after each of ``count`` failed probes, in units."""
     here = Relay(name="r", host="mail.example.com")
     breaker.reset_all()
     return [round(breaker.trip(here, failure, probing=number > 0) / UNIT) for number in range(count)]
@@ -244,7 +248,7 @@ def waits(failure: Deferred, count: int) -> list[float]:
     ],
 )
 def test_a_server_that_comes_back_by_itself_is_found_within_a_minute(cause: Cause, code: int | None) -> None:
-    """What it says decides, not its number."""
+    """The cause decides, not the reply code."""
     assert waits(Deferred(cause=cause, code=code, reason="away"), 8) == [5, 10, 20, 40, 45, 45, 45, 45]
 
 
@@ -268,7 +272,7 @@ def test_a_server_that_takes_so_many_a_second_is_tried_in_the_next(
     ],
 )
 def test_a_server_that_refuses_us_is_left_alone_longer_and_longer(cause: Cause, code: int) -> None:
-    """Providers lock accounts after many wrong logins."""
+    """Providers lock accounts after many failed logins."""
     assert waits(Deferred(cause=cause, code=code, reason="no"), 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
 
 
@@ -313,7 +317,7 @@ def test_a_sweep_is_called_for_the_time_of_each_probe_once(smtp_server: Serve, t
 def test_no_sweep_is_called_for_a_probe_that_is_far_off(
     smtp_server: Serve, task_queue: RecordingTaskQueue, settings: Any
 ) -> None:
-    """No worker is to keep a message for so long: the sweeps that come by themselves are near enough."""
+    """A worker should not hold a message for that long. The scheduled sweeps are frequent enough."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BREAKER_PROBE_FIRST": 600.0 * UNIT}
     wrong_password(smtp_server)
     submitted()
@@ -330,7 +334,9 @@ def test_no_sweep_is_called_for_a_probe_that_is_far_off(
 def test_the_times_of_mail_and_of_the_breaker_are_settings_of_their_own(
     smtp_server: Serve, settings: Any, of_mail: tuple[int, int], of_breaker: tuple[int, int]
 ) -> None:
-    """The first mail waits for itself, the last for the relay, which the one between has found at fault."""
+    """The first mail waits for its own retry. The second finds the relay at fault, and the third waits
+    for the relay.
+    """
     names = ("RETRY_FIRST", "RETRY_MAX", "BREAKER_PROBE_FIRST", "BREAKER_PROBE_MAX")
     times = {name: float(units * UNIT) for name, units in zip(names, (*of_mail, *of_breaker), strict=True)}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **times}
@@ -364,7 +370,9 @@ def test_a_probe_in_vain_keeps_it_open_for_twice_as_long(smtp_server: Serve) -> 
 def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_it_open(
     smtp_server: Serve, task_queue: RecordingTaskQueue
 ) -> None:
-    """Some servers count at RCPT, where it might be said of this recipient: so each probe is by another mail."""
+    """Some servers count at RCPT, where the refusal could concern the recipient alone. So each probe
+    uses another mail.
+    """
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=6)]))
     ids = [submitted(f"u{place}@example.com").pk for place in range(6)]
     send_due()
@@ -388,7 +396,7 @@ def test_a_probe_that_meets_the_same_limit_at_its_recipient_keeps_it_open(
 
 
 def test_a_limit_is_for_everybody_however_slowly_mail_comes(smtp_server: Serve) -> None:
-    """Each mail is sent by a dispatcher of its own, the one before having left."""
+    """Each mail is sent by its own dispatcher, after the previous dispatcher has left."""
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 rcpt rate limit exceeded", times=None)]))
     for place in range(3):
         assert not CircuitBreaker.objects.exists()
@@ -419,7 +427,7 @@ def test_of_many_at_once_one_probes(smtp_server: Serve) -> None:
 def test_sweeps_have_one_mail_try_a_relay_whatever_comes_of_it(
     task_queue: RecordingTaskQueue, smtp_server: Serve
 ) -> None:
-    """Were nobody to take what is due, each sweep would else wake one more, and call for the next."""
+    """If due mail is not claimed, each sweep would otherwise wake one more mail and request the next sweep."""
     config_for(smtp_server())
     wait = breaker.trip(relay(), Deferred(cause=Cause.LOGIN, code=535, reason="the login is wrong"), probing=False)
     assert wait
@@ -437,7 +445,7 @@ def test_a_probe_that_is_killed_is_replaced(smtp_server: Serve) -> None:
     wrong_password(smtp_server)
     attempt(submitted().pk)
     probe_is_due()
-    assert breaker.ask(relay())  # and then it is killed
+    assert breaker.ask(relay())  # the process is killed after this
     with pytest.raises(breaker.BreakerOpen):
         breaker.ask(relay())
     assert 0 < units_until_probe() * UNIT <= 2 * relay().timeout + conf.get("LEASE")
@@ -445,7 +453,7 @@ def test_a_probe_that_is_killed_is_replaced(smtp_server: Serve) -> None:
     assert breaker.ask(relay())
 
 
-def test_a_probe_with_a_mail_that_cannot_be_read_lets_somebody_else_probe(smtp_server: Serve) -> None:
+def test_a_probe_with_an_unreadable_mail_lets_another_mail_probe(smtp_server: Serve) -> None:
     server, _ = wrong_password(smtp_server)
     attempt(submitted().pk)
     server.password = "s3cret"
@@ -458,7 +466,7 @@ def test_a_probe_with_a_mail_that_cannot_be_read_lets_somebody_else_probe(smtp_s
 
 
 def test_a_success_over_a_session_that_was_there_before_resets_it_too(smtp_server: Serve) -> None:
-    """Else those that are woken to probe would go that way, one at each sweep, and the rest would sleep on."""
+    """Otherwise probes would use that session, one per sweep, and the other mail would go on waiting."""
     server = smtp_server()
     config_for(server)
     first, second = submitted(), submitted()
@@ -490,14 +498,14 @@ def test_a_probe_that_loses_its_mail_to_another_worker_resets_it(
 
 
 def test_the_sweep_has_a_relay_tried_that_may_be(smtp_server: Serve, task_queue: RecordingTaskQueue) -> None:
-    """Everybody else waits for up to half an hour, and whoever was to probe may be gone."""
+    """All other mail waits for up to half an hour, and the mail that was to probe may be gone."""
     wrong_password(smtp_server)
     for _ in range(4):
         submitted()
     attempt_all()
     put_off_all()
     task_queue.woken.clear()
-    assert sweep() == 0  # it is not time yet
+    assert sweep() == 0  # the probe is not due yet
     probe_is_due()
     assert sweep() == 1
     assert waiting() == 3
@@ -522,7 +530,7 @@ def test_the_first_success_resets_it_and_wakes_all_mail(smtp_server: Serve, task
     for _ in range(10):
         submitted()
     attempt_all()
-    server.password = "s3cret"  # fixed at the other end
+    server.password = "s3cret"  # corrected at the server
     probe_is_due()
     sweeps = task_queue.sweeps
     attempt(submitted().pk)
@@ -549,7 +557,7 @@ def test_a_fixed_configuration_drains_the_queue_at_once(smtp_server: Serve, task
 
 
 def test_the_breaker_of_a_replaced_relay_holds_up_no_mail(smtp_server: Serve) -> None:
-    """Even if a mail that was begun with the old one trips it afterwards."""
+    """This holds even if a mail that was begun with the old relay trips it afterwards."""
     wrong_password(smtp_server)
     old = relay()
     attempt(submitted().pk)
@@ -572,13 +580,13 @@ def test_a_mail_that_failed_before_it_was_reset_trips_it_for_a_moment_alone(smtp
     assert not breaker.reset(Relay(name="another", host="mail.example.com"))
 
 
-# -- resetting while a mail is put off ------------------------------------------------------------------------------
+# -- resetting while a mail is deferred -----------------------------------------------------------------------------
 
 
 def test_a_mail_that_is_put_off_just_after_it_was_reset_does_not_sleep(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has seen the breaker open, and is recorded only when all others have been woken."""
+    """It found the breaker open and is recorded only after all other mail was woken."""
     wrong_password(smtp_server)
     attempt(submitted().pk)
 
@@ -595,7 +603,9 @@ def test_a_mail_that_is_put_off_just_after_it_was_reset_does_not_sleep(
 def test_a_mail_that_is_put_off_while_it_is_reset_does_not_sleep(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where writers do not wait for each other: after all mail was woken, before any can see the closed breaker."""
+    """On databases where writers do not wait for each other: it is recorded after all mail was woken, before any
+    process can see the closed breaker.
+    """
     server, _ = wrong_password(smtp_server)
     attempt(submitted().pk)
     server.password = "s3cret"
@@ -605,7 +615,7 @@ def test_a_mail_that_is_put_off_while_it_is_reset_does_not_sleep(
 
     def slow(*ids: str) -> int:
         count = wake(*ids)
-        if not woken.is_set() and connection.vendor != "sqlite":  # whose writers wait for each other
+        if not woken.is_set() and connection.vendor != "sqlite":  # its writers wait for each other
             woken.set()
             put_off.wait(PATIENCE)
         return count
@@ -632,7 +642,7 @@ def test_no_mail_sleeps_however_resetting_and_putting_off_meet(smtp_server: Serv
         works: list[Callable[[], Any]] = [lambda pk=pk: attempt(pk) for pk in ids]
         found = in_threads(*works, lambda: retry_now.reset_breaker(here))
         assert not [one for one in found if isinstance(one, Exception)]
-        # A mail that saw it closed has tried the login, and tripped it.
+        # A mail that found it closed has tried to log in and tripped it again.
         retry_now.reset_breaker(here)
         assert waiting() == 0
 
@@ -661,8 +671,8 @@ def test_the_direct_backend_trips_and_resets_it(smtp_server: Serve) -> None:
     assert not CircuitBreaker.objects.exists()
 
 
-def test_a_callers_transaction_has_nobody_else_wait(smtp_server: Serve) -> None:
-    """What the direct backend finds out within one is told when it is committed."""
+def test_a_callers_transaction_makes_no_other_process_wait(smtp_server: Serve) -> None:
+    """A failure that the direct backend finds inside a transaction becomes visible with its commit."""
     server, _ = wrong_password(smtp_server)
     with transaction.atomic():
         for _ in range(2):

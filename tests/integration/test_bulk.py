@@ -1,4 +1,4 @@
-"""Many mails at once: in batches, in order, each once, and none lost for a wrong one."""
+"""Many mails at once: in batches, in order, each once. One invalid mail does not lose the others."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_each_is_a_delivery_of_priority_bulk_in_the_order_given(task_queue: Reco
 
 
 def test_what_is_stored_is_what_submit_would_have_stored(task_queue: RecordingTaskQueue) -> None:
-    """But for what is each mail's own: ids, keys and moments."""
+    """Only the ids, keys and times of each mail differ."""
     message = EmailMultiAlternatives("Grüße", "Text", "a@example.com", ["kim@example.com"], bcc=["lee@example.com"])
     message.attach_alternative("<p>Text</p>", "text/html")
     message.extra_headers = {"Message-ID": "<one@example.com>", "Date": "Mon, 20 Nov 2023 10:00:00 +0000"}
     [pk] = submit_many([message], ignore_result=False, priority="normal")
     first, second = stored([pk])[0], submitted()
     own = {"id", "content_seal", "content", "created_at", "due_at", "expires_at", "next_at"}
-    other = {"message_id", "from_header", "from_at", "recipients", "content_size"}  # of another mail here
+    other = {"message_id", "from_header", "from_at", "recipients", "content_size"}  # differs between mails here
     for field in Delivery._meta.concrete_fields:
         if field.name not in own | other:
             assert getattr(first, field.name) == getattr(second, field.name), field.name
@@ -93,7 +93,7 @@ def test_inside_a_transaction_all_are_committed_with_it_or_none(task_queue: Reco
 
 
 def test_a_generator_is_read_no_further_than_a_batch_ahead(task_queue: RecordingTaskQueue) -> None:
-    """Contents that were not read yet are in nobody's memory."""
+    """The contents of mails that were not read yet take no memory."""
     read: list[int] = []
 
     def reading() -> Iterator[EmailMessage]:
@@ -148,7 +148,9 @@ def test_what_fails_while_messages_are_made_is_passed_on_and_those_before_are_su
 
 
 def test_run_again_with_keys_nothing_is_sent_twice(task_queue: RecordingTaskQueue) -> None:
-    """After a wrong message was corrected, say: what is new is submitted, what was there has its first id."""
+    """For example after an invalid message was corrected: new mails are submitted, and known mails keep
+    their first id.
+    """
     given = [*mails(5), EmailMessage("S", "B", None, [""]), *mails(2, start=6)]
     with pytest.raises(InvalidMail):
         submit_many(given, idempotency_key=lambda message: f"news {address(message)}", batch_size=2)
@@ -157,7 +159,7 @@ def test_run_again_with_keys_nothing_is_sent_twice(task_queue: RecordingTaskQueu
     ids = submit_many(mails(8), idempotency_key=lambda message: f"news {address(message)}", batch_size=3)
     assert recipients(ids) == [f"u{one}@example.com" for one in range(8)]
     assert set(ids[:5]) == set(before)
-    assert task_queue.woken == ["mail.bulk"] * 2  # in the first batch is nothing new
+    assert task_queue.woken == ["mail.bulk"] * 2  # the first batch has no new mail
     assert Delivery.objects.count() == 8
 
 
@@ -182,7 +184,7 @@ def test_a_key_that_comes_twice_in_a_batch_is_one_mail(task_queue: RecordingTask
 
 
 def test_the_same_at_once_in_another_order_is_submitted_once(task_queue: RecordingTaskQueue) -> None:
-    """Nobody waits for the other crosswise."""
+    """The two transactions do not wait for each other in a circle."""
     forward, backward = list(mails(60)), list(mails(60))[::-1]
     found = in_threads(
         lambda: submit_many(forward, idempotency_key=address), lambda: submit_many(backward, idempotency_key=address)
@@ -202,7 +204,7 @@ def test_a_file_of_a_mail_that_was_there_before_is_removed(
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
 
 
-def test_a_later_bulk_wakes_nobody_now(task_queue: RecordingTaskQueue) -> None:
+def test_a_later_bulk_wakes_no_worker_now(task_queue: RecordingTaskQueue) -> None:
     due = timezone.now() + dt.timedelta(hours=1)
     ids = submit_many(mails(2), due_at=due)
     assert task_queue.woken == []
@@ -214,10 +216,10 @@ def test_what_is_wrong_for_all_is_said_before_anything_is_read(
     task_queue: RecordingTaskQueue, given: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidMail):
-        submit_many(iter(lambda: pytest.fail("was read"), None), **given)
+        submit_many(iter(lambda: pytest.fail("the generator was read"), None), **given)
 
 
-def test_nothing_is_nothing(task_queue: RecordingTaskQueue) -> None:
+def test_an_empty_list_submits_no_mail(task_queue: RecordingTaskQueue) -> None:
     assert submit_many([]) == []
     assert task_queue.woken == []
 
@@ -232,7 +234,7 @@ def test_one_message_wakes_the_bulk_queue(valkey: Valkey) -> None:
     assert [message.arguments[0] for message in messages(valkey, "mail.bulk")] == ["mail.bulk"]
 
 
-def test_nobody_waits_for_the_results_unless_they_are_wanted(task_queue: RecordingTaskQueue) -> None:
+def test_results_are_awaited_only_on_request(task_queue: RecordingTaskQueue) -> None:
     [without], [kept] = submit_many(mails(1)), submit_many(mails(1), ignore_result=False)
     assert canvas.as_options(Delivery.objects.get(pk=without).options) == {"ignore_result": True}
     assert Delivery.objects.get(pk=kept).options == ""
@@ -245,6 +247,6 @@ def test_a_single_mail_may_have_no_result_either(task_queue: RecordingTaskQueue)
 
 
 def test_the_package_can_be_imported_before_django_is_set_up() -> None:
-    """As INSTALLED_APPS does; what it exports is loaded when it is asked for."""
+    """INSTALLED_APPS imports it this way. Its exports are loaded on first use."""
     code = "import sys, email_integration; sys.exit('django' in sys.modules or hasattr(email_integration, 'nothing'))"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "worker"}, timeout=PATIENCE)

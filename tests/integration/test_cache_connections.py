@@ -35,4 +35,4 @@ def test_the_connections_of_a_thread_are_closed_when_it_ends(within: float | Non
         assert [found() for found in connections] == [None] * len(connections)
     finally:
         gc.enable()
-    assert caches["default"].get("nothing") is None, "the connections of this thread are as they were"
+    assert caches["default"].get("nothing") is None, "the connections of this thread have changed"

@@ -1,4 +1,4 @@
-"""The shared cache in the database: what is wrong with it breaks no transaction of the caller, and is said."""
+"""The shared cache in the database: its faults are reported and break no transaction of the caller."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKEND = "django.core.cache.backends.db.DatabaseCache"
 
 
 class Unwritable(DatabaseCache):
-    """Takes nothing, as one whose disk is full."""
+    """A cache that stores nothing, as when its disk is full."""
 
     is_full = False
 
@@ -40,7 +40,7 @@ class Unwritable(DatabaseCache):
 
 @pytest.fixture
 def cache_in(settings: Any) -> Iterator[Callable[..., None]]:
-    """Have the shared cache in a table of this name."""
+    """Configure the shared cache in a table with this name."""
     made: list[str] = []
 
     def use(table: str, *, backend: str = BACKEND) -> None:
@@ -82,7 +82,7 @@ def test_a_table_that_is_not_there_breaks_no_transaction(
 
 
 def test_nor_does_it_break_one_that_is_begun_by_hand(cache_in: Callable[[str], None]) -> None:
-    """With autocommit off, each statement is in a transaction, and no ``atomic()`` is around it."""
+    """With autocommit off, each statement is in a transaction without a surrounding ``atomic()``."""
     cache_in("not_there")
     transaction.set_autocommit(False)
     try:
@@ -106,7 +106,7 @@ def test_it_is_logged_and_the_database_is_asked(
         relay = routing.active_relay()
     assert isinstance(relay, Relay)
     assert relay.host == "a.example.com"
-    assert "The shared cache is out of reach (" in caplog.text
+    assert "The shared cache did not answer (" in caplog.text
 
 
 def test_a_change_is_seen_at_once_by_a_cache_in_the_database(cache_in: Callable[[str], None]) -> None:
@@ -129,7 +129,7 @@ def test_a_change_is_seen_at_once_by_a_cache_in_the_database(cache_in: Callable[
 def test_a_cache_that_keeps_nothing_without_a_word_is_noticed(
     cache_in: Callable[..., None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Django's swallows each error of the database at writing."""
+    """Django's database cache ignores every database error during a write."""
     cache_in("cache_entries", backend=f"{__name__}.Unwritable")
     call_command("createcachetable", verbosity=0)
     configure(is_active=True)
@@ -149,7 +149,7 @@ def test_validate_says_what_is_missing(cache_in: Callable[[str], None]) -> None:
 
 
 def test_the_check_tries_it(cache_in: Callable[[str], None]) -> None:
-    """With ``check --database`` and ``migrate`` alone."""
+    """The check writes to the cache, but only with ``check --database`` and ``migrate``."""
 
     def found(databases: list[str] | None) -> list[str]:
         messages = checks.run_checks(databases=databases)
@@ -166,7 +166,7 @@ def test_the_check_tries_it(cache_in: Callable[[str], None]) -> None:
 
 @pytest.mark.usefixtures("fresh_process")
 def test_what_is_learned_of_servers_breaks_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same at another table that this app can do without."""
+    """The same holds for another optional table of this app."""
     configure(is_active=True)
     relay = routing.active_relay()
     assert isinstance(relay, Relay)
@@ -178,7 +178,9 @@ def test_what_is_learned_of_servers_breaks_no_transaction(monkeypatch: pytest.Mo
 
 
 class Gone(BaseCache):
-    """As the client of memcached is once its server is away for a while: it keeps nothing, and does not say so."""
+    """A cache like a memcached client whose server has been away for a while: it stores nothing and
+    reports no error.
+    """
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
@@ -194,7 +196,7 @@ class Gone(BaseCache):
 
 
 def test_a_cache_that_is_gone_without_a_word_is_out_of_reach(cache_in: Callable[..., None]) -> None:
-    """So that the admin says how long workers may take; the database is asked each time."""
+    """The admin then says how long workers may take, and the database is queried each time."""
     cache_in("cache_entries", backend=f"{__name__}.Gone")
     configure(is_active=True)
     assert generation.read() is None

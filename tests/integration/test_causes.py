@@ -1,4 +1,4 @@
-"""Why an attempt ended as it did is stored as a word, wherever it is stored in words."""
+"""The cause of an attempt's outcome is stored as a word, in every place that stores the reason."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_accepted_mail_has_no_cause_any_more(smtp_server: Serve) -> None:
 
 
 def test_each_recipient_has_a_cause(smtp_server: Serve) -> None:
-    """And a mail that waits for some of them has that of the first."""
+    """A mail that waits for some of its recipients has the cause of the first of them."""
     faults = [
         Fault(verb="RCPT", reply="550 5.1.1 Who?", match="kim@"),
         Fault(verb="RCPT", reply="452 4.2.2 Full", match="lee@", times=1),
@@ -151,7 +151,7 @@ def test_a_lost_worker_is_the_cause_of_its_doubt() -> None:
 
 
 def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
-    """In a database that minds the length, whatever writes it."""
+    """This includes databases that enforce the length, and every code path that writes a cause."""
     here = relay_to(smtp_server())
     delivery = submitted()
     for cause in Cause:
@@ -165,7 +165,7 @@ def test_any_cause_fits_into_the_rows(smtp_server: Serve) -> None:
 
 
 def test_a_row_that_names_no_cause_has_none() -> None:
-    """As workers of the version before insert it: the database has a default."""
+    """Workers of the previous version insert such rows. The column has a database default."""
     pattern = submitted()
     fields = [field for field in Delivery._meta.concrete_fields if field.name not in ("id", "cause")]
     values = {field.name: getattr(pattern, field.attname) for field in fields}

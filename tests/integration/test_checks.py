@@ -1,4 +1,4 @@
-"""The system checks: every key of the setting, and that they run at all."""
+"""The system checks: every key of the setting, and proof that the checks run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ADDRESS = "kim@example.com"
 
 @pytest.fixture
 def found(settings: Any) -> Found:
-    """What the checks find with these keys set: messages by id."""
+    """Return the messages of the checks by id, with these keys of the setting changed."""
 
     def found(*, deploy: bool = False, **keys: Any) -> dict[str, str]:
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **keys}
-        # Django's own of models ask the database from 6.1 on.
+        # From Django 6.1 on, its own checks of models query the database.
         messages = checks.run_checks(tags=["email_integration", checks.Tags.security], include_deployment_checks=deploy)
         return {
             str(message.id).removeprefix("email_integration."): str(message.msg)
@@ -42,12 +42,12 @@ def found(settings: Any) -> Found:
 
 
 def test_the_settings_of_this_project_are_fine(found: Found) -> None:
-    """Nothing is found where nothing is wrong."""
+    """Correct settings produce no messages."""
     assert found() == {}
 
 
 def test_the_defaults_are_fine(found: Found, settings: Any) -> None:
-    """But for the keys, which nobody else can choose."""
+    """Only the keys are missing, which every project must create itself."""
     settings.EMAIL_INTEGRATION = {}
     settings.DEBUG = False
 
@@ -76,7 +76,7 @@ def test_the_defaults_are_fine(found: Found, settings: Any) -> None:
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(found: Found, key: str, value: Any) -> None:
-    """Whatever it is, the checks themselves do not break at it."""
+    """The checks themselves do not fail on such a value."""
     assert f"EMAIL_INTEGRATION['{key}'] must be" in found(**{key: value})["E007"]
 
 
@@ -92,14 +92,14 @@ def test_a_value_of_the_wrong_kind_is_named(found: Found, key: str, value: Any) 
     ],
 )
 def test_what_has_a_meaning_is_let_through(found: Found, keys: dict[str, Any]) -> None:
-    """Zero for some times, whole numbers for all; a path where a folder is meant."""
+    """Some times may be zero, every time may be an integer, and a folder may be a path object."""
     assert found(**keys) == {}
 
 
 @pytest.mark.parametrize(
     ("keys", "expected", "says"),
     [
-        ({"TYPING_ERROR": 1}, "E002", "no key 'TYPING_ERROR'"),
+        ({"TYPING_ERROR": 1}, "E002", "'TYPING_ERROR', which is not a valid key"),
         ({"LEASE": 100.0, "REPLY_TIMEOUT": 100.0}, "E003", "longer than REPLY_TIMEOUT"),
         ({"IN_DOUBT": "perhaps"}, "E004", "'resend' or 'hold'"),
         ({"SMTP_PASSWORD_KEYS": ["nonsense"]}, "E005", "not a Fernet key"),
@@ -112,17 +112,17 @@ def test_what_has_a_meaning_is_let_through(found: Found, keys: dict[str, Any]) -
     ],
 )
 def test_what_does_not_fit_together_is_found(found: Found, keys: dict[str, Any], expected: str, says: str) -> None:
-    """By ids that can be silenced."""
+    """Each message has an id that can be silenced."""
     assert says in found(**keys)[expected]
 
 
 def test_a_redirection_within_what_is_allowed_is_fine(found: Found) -> None:
-    """In any case."""
+    """Upper and lower case do not matter."""
     assert found(REDIRECT_ALL_TO=["Kim@Example.com"], ALLOWED_RECIPIENTS=["example.COM"]) == {}
 
 
 def test_a_setting_that_is_no_dictionary_is_found(found: Found, settings: Any) -> None:
-    """And nothing else is said then."""
+    """The check reports it as E001."""
     settings.EMAIL_INTEGRATION = ["LEASE"]
     messages = checks.run_checks(tags=["email_integration"])
 
@@ -141,7 +141,7 @@ def test_a_setting_that_is_no_dictionary_is_found(found: Found, settings: Any) -
 def test_missing_keys_are_an_error_unless_one_is_only_beginning(
     debug: bool, encrypt: bool, level: int, settings: Any
 ) -> None:
-    """With DEBUG one can begin without, but not seal each mail."""
+    """Only with DEBUG and without encryption of contents, missing keys are a warning."""
     settings.DEBUG = debug
     keys = {"SMTP_PASSWORD_KEYS": [], "ENCRYPT_CONTENT": encrypt}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **keys}
@@ -152,7 +152,7 @@ def test_missing_keys_are_an_error_unless_one_is_only_beginning(
 
 
 def storage(settings: Any, backend: str = "FileSystemStorage", **options: Any) -> None:
-    """Make this the storage of contents."""
+    """Configure this storage for contents."""
     backend = backend if "." in backend else f"django.core.files.storage.{backend}"
     settings.STORAGES = {**settings.STORAGES, "email_integration": {"BACKEND": backend, "OPTIONS": options}}
 
@@ -174,14 +174,14 @@ def storage(settings: Any, backend: str = "FileSystemStorage", **options: Any) -
 def test_contents_that_others_can_read_are_found(
     name: str, ours: str, theirs: str, is_served: bool, found: Found, settings: Any, tmp_path: Path
 ) -> None:
-    """What is in those folders is served to everybody, links or not."""
+    """A web server serves these folders to everyone who knows or guesses an address."""
     (tmp_path / "served").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "served")
     storage(settings, location=tmp_path / ours)
     setattr(settings, name, tmp_path / theirs if theirs else "")
 
     if is_served:
-        assert f"and {name} are one folder" in found()["E014"]
+        assert f"and {name} are the same folder" in found()["E014"]
     else:
         assert found() == {}
 
@@ -199,7 +199,7 @@ def test_a_storage_with_an_address_is_found(found: Found, settings: Any, tmp_pat
 
 
 def test_a_storage_in_memory_is_found(found: Found, settings: Any) -> None:
-    """A worker never sees it."""
+    """Workers cannot see its files."""
     storage(settings, "InMemoryStorage")
     assert "memory of one process" in found()["E015"]
 
@@ -213,7 +213,7 @@ def test_a_storage_that_cannot_be_made_is_found(
 
 
 def test_a_storage_that_is_named_and_not_there_is_a_warning(found: Found, settings: Any) -> None:
-    """The one of the default name need not be there."""
+    """A missing storage with the default name is not reported."""
     assert "STORAGES has no 'mails'" in found(PAYLOAD_STORAGE="mails")["W008"]
 
     settings.STORAGES = {name: one for name, one in settings.STORAGES.items() if name != "email_integration"}
@@ -224,14 +224,14 @@ def test_a_storage_that_is_named_and_not_there_is_a_warning(found: Found, settin
 
 
 def test_a_cache_of_one_process_is_a_warning(found: Found, settings: Any) -> None:
-    """It cannot carry a switch."""
+    """It cannot tell other processes about a changed configuration."""
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
     assert "not shared" in found()["W001"]
 
 
 def test_what_the_project_lacks_is_found(found: Found, settings: Any) -> None:
-    """The apps beside this one, and the middleware that knows the user."""
+    """The required apps, and the middleware that provides the user."""
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "history" not in name]
     assert "HistoryRequestMiddleware" in found()["W002"]
 
@@ -258,7 +258,7 @@ def test_without_use_tz_clocks_that_change_are_reported(
 
 
 def settings_without(settings: Any, *names: str) -> Any:
-    """Without these apps."""
+    """Return a context manager that removes these apps from INSTALLED_APPS."""
     from django.test import modify_settings
 
     return modify_settings(INSTALLED_APPS={"remove": list(names)})
@@ -269,17 +269,17 @@ def settings_without(settings: Any, *names: str) -> Any:
     [
         ({"host": "smtp.example.com:99"}, "host: Enter the port in its own field"),
         ({"host": "http://smtp.example.com"}, "not a URL"),
-        ({"use_tls": True, "use_ssl": True}, "TLS and SSL both on"),
+        ({"use_tls": True, "use_ssl": True}, "TLS and SSL are both on"),
         ({"port": "x"}, "is not a number"),
         ({"port": 70000}, "port: "),
-        ({"port": 465, "use_tls": True}, "Port 465 speaks TLS from the start"),
+        ({"port": 465, "use_tls": True}, "Port 465 uses TLS from the start"),
         ({}, "from_email: Enter an address"),
     ],
 )
 def test_a_wrong_server_in_the_settings_is_found(found: Found, settings: Any, wrong: dict[str, Any], says: str) -> None:
-    """Without a database and a network, and with what to do."""
+    """The check needs neither a database nor a network, and its message says what to do."""
     name_server(settings, **{"host": "smtp.example.com", "port": 587, **wrong})
-    settings.DEFAULT_FROM_EMAIL = ADDRESS if wrong else "nobody"
+    settings.DEFAULT_FROM_EMAIL = ADDRESS if wrong else "noreply"
 
     assert says in found()["E013"]
     [message] = [one for one in checks.run_checks(tags=["email_integration"]) if one.id == "email_integration.E013"]
@@ -297,7 +297,7 @@ def test_a_wrong_server_in_the_settings_is_found(found: Found, settings: Any, wr
     ],
 )
 def test_a_server_in_the_settings_that_works_is_fine(found: Found, settings: Any, right: dict[str, Any]) -> None:
-    """And so is none."""
+    """Settings without a server are accepted as well."""
     settings.DEFAULT_FROM_EMAIL = ADDRESS
     name_server(settings, **right)
 
@@ -311,7 +311,7 @@ def test_a_server_in_the_settings_that_works_is_fine(found: Found, settings: Any
         ({"BACKEND": QUEUED, "OPTIONS": {"priority": ["high"]}}, "priority must be"),
         ({"BACKEND": "email_integration.backends.queue.EmailBackend"}, "No module named"),
         ({"BACKEND": "email_integration.backends.queued.Backend"}, "does not define"),
-        # Before 6.1, Django passes over what it does not know.
+        # Before 6.1, Django ignores unknown settings.
         ({"BACKEND": QUEUED, "OPTIONS": {"prioirty": "high"}}, "used: Unknown options" if HAS_MAILERS else None),
         ({"BACKEND": QUEUED, "OPTIONS": {"priority": "high", "host": "smtp.example.com"}}, None),
         ({"BACKEND": QUEUED, "OPTIONS": None}, None),
@@ -319,7 +319,7 @@ def test_a_server_in_the_settings_that_works_is_fine(found: Found, settings: Any
     ],
 )
 def test_what_mailers_say_to_our_backends_is_checked(found: Found, settings: Any, entry: Any, says: str | None) -> None:
-    """And not what they say to others."""
+    """Entries of other backends are not checked."""
     settings.MAILERS = {"default": entry}
     settings.DEFAULT_FROM_EMAIL = ADDRESS
 
@@ -331,13 +331,13 @@ def test_what_mailers_say_to_our_backends_is_checked(found: Found, settings: Any
     ("mailers", "says"),
     [
         ({"default": {"OPTIONS": {"host": "smtp.example.com:99"}}}, "Enter the port in its own field"),
-        ({"default": {"OPTIONS": {"host": "a", "use_tls": True, "use_ssl": True}}}, "TLS and SSL both on"),
-        ({"one": {"OPTIONS": {"host": "a"}}, "two": {"OPTIONS": {"host": "b"}}}, "names several servers"),
+        ({"default": {"OPTIONS": {"host": "a", "use_tls": True, "use_ssl": True}}}, "TLS and SSL are both on"),
+        ({"one": {"OPTIONS": {"host": "a"}}, "two": {"OPTIONS": {"host": "b"}}}, "has several SMTP servers"),
         ({"default": {"BACKEND": "email_integration.backends.queued.EmailBackend"}}, None),
     ],
 )
 def test_a_wrong_server_in_mailers_is_found(found: Found, settings: Any, mailers: Any, says: str | None) -> None:
-    """Mail that is queued by us needs no server there."""
+    """An entry whose mail is queued needs no server."""
     settings.DEFAULT_FROM_EMAIL = ADDRESS
     settings.MAILERS = mailers
 
@@ -350,29 +350,29 @@ def test_a_wrong_server_in_mailers_is_found(found: Found, settings: Any, mailers
 @pytest.mark.parametrize(
     ("keys", "expected", "says"),
     [
-        ({"SECRET_REFERENCES": ["SMTP_*"]}, "E019", "no kind of reference"),
-        ({"SECRET_REFERENCES": ["env:"]}, "E019", "no kind of reference"),
-        ({"SECRET_REFERENCES": ["*"]}, "E019", "no kind of reference"),
-        ({"SECRET_REFERENCES": [None]}, "E019", "no kind of reference"),
+        ({"SECRET_REFERENCES": ["SMTP_*"]}, "E019", "does not have the form kind:name"),
+        ({"SECRET_REFERENCES": ["env:"]}, "E019", "does not have the form kind:name"),
+        ({"SECRET_REFERENCES": ["*"]}, "E019", "does not have the form kind:name"),
+        ({"SECRET_REFERENCES": [None]}, "E019", "does not have the form kind:name"),
         ({"SECRET_REFERENCES": ["env:A", "vault:*"]}, "E019", "'vault:*' in"),
-        ({"SECRET_REFERENCES": ["file:secrets/*"]}, "E019", "no absolute path"),
-        ({"SECRET_REFERENCES": ["file:/run/../etc/*"]}, "E019", "no absolute path"),
+        ({"SECRET_REFERENCES": ["file:secrets/*"]}, "E019", "is not an absolute path"),
+        ({"SECRET_REFERENCES": ["file:/run/../etc/*"]}, "E019", "is not an absolute path"),
         ({"SECRET_PROVIDERS": {"vault": "shop.secrets.Vault"}}, "E020", "cannot be imported (ModuleNotFoundError)"),
         ({"SECRET_PROVIDERS": {"vault": "email_integration.models.SMTPConfig"}}, "E020", "has no method 'resolve'"),
         ({"SECRET_PROVIDERS": {"vault": None}}, "E020", "cannot be imported"),
-        ({"SECRET_PROVIDERS": {"env": "shop.secrets.Vault"}}, "E020", "there is already"),
-        ({"SECRET_PROVIDERS": {"My Vault": "shop.secrets.Vault"}}, "E020", "small letters"),
+        ({"SECRET_PROVIDERS": {"env": "shop.secrets.Vault"}}, "E020", "is a built-in kind"),
+        ({"SECRET_PROVIDERS": {"My Vault": "shop.secrets.Vault"}}, "E020", "use lower-case letters"),
     ],
 )
 def test_a_place_for_secrets_that_cannot_be_is_found(
     found: Found, keys: dict[str, Any], expected: str, says: str
 ) -> None:
-    """Which of them, and what is wrong with it."""
+    """The message names the entry and what is wrong with it."""
     assert says in found(**keys)[expected]
 
 
 def test_secrets_of_aws_without_boto3_are_a_warning(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to install."""
+    """The message says what to install."""
     allowed = ["env:A", "aws-secretsmanager:mail/*"]
 
     assert found(SECRET_REFERENCES=allowed) == {}
@@ -381,7 +381,7 @@ def test_secrets_of_aws_without_boto3_are_a_warning(found: Found, monkeypatch: p
 
 
 def test_places_for_secrets_are_let_through(found: Found) -> None:
-    """Built-in ones, and one of the project's."""
+    """The built-in places, and one of the project's own."""
     provider = "email_integration.references.providers.File"
 
     assert (
@@ -394,14 +394,14 @@ def test_places_for_secrets_are_let_through(found: Found) -> None:
 
 
 def of_rows() -> list[tuple[str | None, str, str | None]]:
-    """What the checks of the database find: id, message, hint."""
+    """Return id, message and hint of each message from the database checks."""
     messages = checks.run_checks(tags=[checks.Tags.database], databases=["default"])
     return [(one.id, str(one.msg), one.hint) for one in messages if str(one.id).startswith("email_integration.")]
 
 
 @pytest.mark.django_db
 def test_wrong_rows_are_found_with_the_database(settings: Any) -> None:
-    """Passwords that cannot be opened, and an active configuration that cannot work."""
+    """Passwords that cannot be decrypted, and an active configuration that cannot work."""
     values = {"port": 587, "password": "secret", "from_email": ADDRESS}
     SMTPConfig.objects.create(name="Spare", host="smtp.example.com", **values)
     active = SMTPConfig.objects.create(name="Primary", host="smtp.example.com", is_active=True, **values)
@@ -412,20 +412,20 @@ def test_wrong_rows_are_found_with_the_database(settings: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [key]}
     found = of_rows()
 
-    again = "Put the key it was sealed with back there, or enter the password again in the admin."
+    again = "Add the key that encrypted it to SMTP_PASSWORD_KEYS again, or enter the password again in the admin."
     assert [(one, hint) for one, _, hint in found] == [
         ("email_integration.W007", "Correct it under Email Integration → SMTP Configurations in the admin."),
         ("email_integration.W006", again),
         ("email_integration.W006", again),
     ]
     assert "“Primary”, host: Enter the port in its own field" in found[0][1]
-    assert found[1][1] == "The password of “Primary” cannot be opened with the keys in SMTP_PASSWORD_KEYS."
+    assert found[1][1] == "The password of “Primary” cannot be decrypted with the keys in SMTP_PASSWORD_KEYS."
     assert "“Spare”, which is not active," in found[2][1]
 
 
 @pytest.mark.django_db
 def test_rows_are_not_looked_at_before_there_are_tables() -> None:
-    """``migrate`` runs the checks of the database first."""
+    """``migrate`` runs the database checks first."""
     table = SMTPConfig._meta.db_table
     rename(table, "put_aside")
     try:
@@ -445,20 +445,21 @@ def rename(table: str, to: str) -> None:
 
 @pytest.mark.django_db
 def test_validate_warns_of_a_wrong_server_in_the_settings(settings: Any) -> None:
-    """Also while it is not in use."""
+    """The command warns even while the server is not in use."""
     name_server(settings, host="smtp.example.com:99")
     code, output = validate()
 
     assert code == 1
     assert "   ✗ “Django settings”, host: Enter the port in its own field" in output
     assert (
-        "   ⚠ With no configuration active, mail would wait or fail: “Django settings”, host: Enter the port" in output
+        "   ⚠ Without an active configuration, mail would wait or fail: “Django settings”, host: Enter the port"
+        in output
     )
-    assert "   ✓ The settings fit together\n" in output
+    assert "   ✓ The settings are consistent\n" in output
 
 
 def test_blockers_are_found_before_a_deployment_only(found: Found) -> None:
-    """In staging they are meant."""
+    """In a staging environment they are intended."""
     keys = {"EMAIL_PAUSED": True, "REDIRECT_ALL_TO": [ADDRESS], "ALLOWED_RECIPIENTS": [ADDRESS]}
 
     assert found(**keys) == {}
@@ -466,7 +467,7 @@ def test_blockers_are_found_before_a_deployment_only(found: Found) -> None:
 
 
 def test_journals_that_cannot_be_kept_are_found_before_a_deployment_only(found: Found, tmp_path: Path) -> None:
-    """By a folder in the place of a file; ``tests/unit/test_journal_place.py`` has the others."""
+    """This test uses a file in place of the folder; ``tests/unit/test_journal_place.py`` tests the other cases."""
     (tmp_path / "file").touch()
 
     assert "W028" not in found(JOURNAL_DIR=str(tmp_path / "file"))
@@ -476,7 +477,7 @@ def test_journals_that_cannot_be_kept_are_found_before_a_deployment_only(found: 
 
 @pytest.mark.django_db
 def test_validate_looks_at_the_place_of_journals_too(settings: Any, tmp_path: Path) -> None:
-    """Without an error: mail is sent all the same."""
+    """It is a warning, not an error: mail is sent nevertheless."""
     (tmp_path / "file").touch()
     settings.SILENCED_SYSTEM_CHECKS = []
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "JOURNAL_DIR": tmp_path / "file"}
@@ -485,7 +486,7 @@ def test_validate_looks_at_the_place_of_journals_too(settings: Any, tmp_path: Pa
 
 
 def test_manage_py_check_runs_them(settings: Any) -> None:
-    """As it runs before most commands."""
+    """``manage.py`` also runs them before most commands."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 1.0}
 
     with pytest.raises(SystemCheckError, match=r"email_integration\.E003"):
@@ -494,12 +495,15 @@ def test_manage_py_check_runs_them(settings: Any) -> None:
 
 @pytest.mark.django_db
 def test_validate_reports_them_too(settings: Any) -> None:
-    """With what to do, and in one place."""
-    assert "   ✓ The settings fit together\n" in validate()[1]
+    """The report has the hints too, and all messages are in one section."""
+    assert "   ✓ The settings are consistent\n" in validate()[1]
 
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "LEASE": 1.0, "TYPING_ERROR": 1}
     code, output = validate()
 
     assert code == 1
-    assert "   ✗ EMAIL_INTEGRATION has no key 'TYPING_ERROR'. It has ALERT_CONFIGURATION" in output
+    assert (
+        "   ✗ EMAIL_INTEGRATION contains 'TYPING_ERROR', which is not a valid key. Valid keys are ALERT_CONFIGURATION"
+        in output
+    )
     assert "   ✗ EMAIL_INTEGRATION['LEASE'] must be longer than REPLY_TIMEOUT" in output

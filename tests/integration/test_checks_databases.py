@@ -1,4 +1,6 @@
-"""The checks of databases: far ones that may go silent, several by router, and a schema for each tenant."""
+"""The checks of databases: remote databases that may stop responding, several databases with a router, and one schema
+per tenant.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,13 @@ POSTGRESQL = "django.db.backends.postgresql"
 
 
 def found(**options: Any) -> dict[str, str]:
-    """What the checks of the app say: messages by id."""
+    """Return the messages of the app's checks by id."""
     messages = checks.run_checks(tags=["email_integration", *(["database"] if options else [])], **options)
     return {str(message.id).removeprefix("email_integration."): str(message.msg) for message in messages}
 
 
 class Routed:
-    """Puts what ``place`` says into a database, and the rest into the default one."""
+    """A router that puts the models selected by ``place`` into one database, and all others into the default one."""
 
     @staticmethod
     def place(model: type[models.Model]) -> str | None:
@@ -38,7 +40,7 @@ class Routed:
 
 @pytest.fixture
 def mail(settings: Any) -> Iterator[Callable[..., None]]:
-    """Have a database ``mail`` with these settings, and what ``place`` says in it."""
+    """Configure a database ``mail`` with these settings that holds the models selected by ``place``."""
 
     def use(place: Callable[[Any], str | None], **database: Any) -> None:
         connections.settings["mail"] = {**connections.settings["default"], "OPTIONS": {}, **database}
@@ -81,16 +83,16 @@ def test_options_that_a_far_database_lacks_are_said(
 
 
 def test_mail_in_another_database_is_no_part_of_transactions(mail: Callable[..., None]) -> None:
-    """And users that are elsewhere are no users of its tables."""
+    """Users in another database cannot be referenced from the app's tables."""
     mail(of_the_app)
     said = found()
     assert said["W024"].startswith("DATABASE_ROUTERS put mail into the database 'mail'")
-    assert said["W025"] == "Users are in the database 'default' and email_integration is in 'mail'."
+    assert said["W025"] == "Users are in the database 'default', but email_integration is in 'mail'."
     assert "E030" not in said
 
 
 def test_all_in_another_database_is_said_too(mail: Callable[..., None]) -> None:
-    """The promise is about transactions of that database."""
+    """Submitting is transactional only in that database."""
     mail(lambda model: "mail")
     assert found().keys() & {"E030", "W024", "W025"} == {"W024"}
 
@@ -106,7 +108,7 @@ def test_one_database_is_fine() -> None:
 
 @pytest.mark.parametrize("name", ["email_integration", "email_integration.apps.EmailIntegrationConfig"])
 def test_an_app_of_tenants_is_an_error(settings: Any, name: str) -> None:
-    """By the setting that django-tenants and its forks have."""
+    """The check reads the setting of django-tenants and its forks."""
     settings.TENANT_APPS = ["shop"]
     assert "E031" not in found()
     settings.TENANT_APPS = ("shop", name)
@@ -115,7 +117,7 @@ def test_an_app_of_tenants_is_an_error(settings: Any, name: str) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_table_in_several_schemas_is_said() -> None:
-    """Whatever has made them."""
+    """It does not matter which tool created them."""
     if connection.vendor != "postgresql":
         assert "W026" not in found(databases=["default"])
         return
@@ -128,6 +130,6 @@ def test_a_table_in_several_schemas_is_said() -> None:
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP SCHEMA tenant_a CASCADE")
-    assert "is in the schemas tenant_a too, beside “public”" in said
+    assert "is in the schema “public” and also in tenant_a" in said
     assert f"⚠ {said}" in output
     assert "W026" not in found(databases=["default"])

@@ -1,4 +1,4 @@
-"""Chords whose parts are mails, when a process is killed while it begins one, or counts the last part of one."""
+"""Chords whose parts are mails, with a process that is killed while it begins a chord or counts the last part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.results import results_kept_in, url_of_results
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    # Celery's backend for Redis calls what is deprecated, and leaves its connections to the collector.
+    # Celery's Redis backend calls deprecated functions and leaves its connections to the garbage collector.
     pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -35,14 +35,14 @@ pytestmark = [
 
 @pytest.fixture(params=["database", "redis"])
 def results(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[None]:
-    """Results kept in the one or the other."""
+    """Store task results in each of the two result backends."""
     url = url_of_results(valkey) if request.param == "redis" else "django-db"
     with results_kept_in(url):
         yield
 
 
 def body() -> Signature[Any]:
-    """A task that this process does not know, as one of another project."""
+    """A task that this process does not know, for example a task of another project."""
     made: Signature[Any] = signature("other.body", queue="others")
     return made
 
@@ -70,14 +70,14 @@ def two_chains() -> list[Signature[Any]]:
 
 
 def accepted(delivery: Delivery) -> Delivery:
-    """The delivery as it is recorded, with its result; what follows it is not yet published."""
+    """Return the delivery as accepted, with its result stored and its continuation not published yet."""
     row = pretend(Delivery.objects.get(pk=delivery.pk), status="accepted", next_at=None, continue_after=ago(1))
     current_app.backend.store_result(canvas.task_id_of(row), {"id": row.pk}, "SUCCESS")
     return row
 
 
 def finish() -> None:
-    """Have all mails accepted, and publish what follows them, until there is none."""
+    """Accept all mails and publish their continuations, until none is left."""
     for _ in range(10):
         waiting = Delivery.objects.exclude(status="accepted").exclude(options=canvas.UNCALLED)
         for one in waiting:
@@ -87,17 +87,17 @@ def finish() -> None:
 
 
 def published(valkey: Valkey) -> list[str]:
-    """The ids of the bodies that were published."""
+    """Return the ids of the published bodies."""
     return [message.headers["id"] for message in messages(valkey, "others")]
 
 
 class Killed(BaseException):
-    """As a kill: nothing that is meant for errors sees it."""
+    """A simulated kill: handlers for ``Exception`` do not catch it."""
 
 
 @contextlib.contextmanager
 def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Be killed when so many mails were called."""
+    """Simulate a kill after ``calls`` mails were called."""
     call, left = OutboxTask.apply_async, [calls]
 
     def called(self: OutboxTask, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_chord_that_was_begun_by_half_is_begun_as_a_whole(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch, header: Any, calls: int, meanwhile: str
 ) -> None:
-    """Its process was killed while it submitted the parts; they count in the chord that is begun after it."""
+    """The process is killed while it submits the parts. These parts then count in the chord that is begun after it."""
     result = chain(mail("first"), group(header()), body()).apply_async()
     first = accepted(Delivery.objects.get(options__contains="other.body"))
     with killed_after(calls, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_chord_that_was_begun_by_half_is_begun_as_a_whole(
 
 @pytest.mark.usefixtures("results")
 def test_a_chord_that_was_begun_twice_ends_once(valkey: Valkey) -> None:
-    """Its process was killed after it had submitted all parts, and before it had noted that."""
+    """The process is killed after it has submitted all parts and before it has recorded that."""
     result = chain(mail("first"), group(mail("one"), mail("two")), body()).apply_async()
     first = Delivery.objects.get()
     for _ in range(3):
@@ -146,7 +146,7 @@ def test_a_chord_that_was_begun_twice_ends_once(valkey: Valkey) -> None:
 @pytest.mark.parametrize("results", ["redis"], indirect=True)
 @pytest.mark.usefixtures("results")
 def test_a_chord_whose_end_was_about_to_be_published_ends(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis lets one process publish the body, for some seconds; that one was killed before it did."""
+    """Redis lets one process publish the body, for some seconds. That process is killed before it publishes."""
     result = chord([mail("one"), mail("two")])(body())
     assert isinstance(result.parent, GroupResult)
     claim = current_app.backend.get_key_for_group(result.parent.id, ".c")
@@ -172,7 +172,7 @@ def test_a_chord_whose_end_was_about_to_be_published_ends(valkey: Valkey, monkey
 
 @pytest.mark.usefixtures("results")
 def test_the_parts_of_a_chord_that_fails_get_its_error_once(valkey: Valkey) -> None:
-    """What its last part has counted, and the errbacks of that part, do not wait for anything."""
+    """The count and the errbacks of its last part do not wait for anything."""
     chord([mail("one"), mail("two").on_error(signature("other.sorry", queue="others"))])(body())
     one, two = Delivery.objects.order_by("created_at")
     assert continuing.publish(accepted(one))
@@ -186,7 +186,7 @@ def test_the_parts_of_a_chord_that_fails_get_its_error_once(valkey: Valkey) -> N
 def test_an_error_of_the_result_backend_that_passes_is_no_end_of_what_follows(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the broker is another server, whose errors are others."""
+    """The broker is another server here and raises other exceptions."""
 
     class Away(Exception):
         pass
@@ -212,7 +212,7 @@ def task(name: str, queue: str) -> Signature[Any]:
 
 
 def begin_twice(monkeypatch: pytest.MonkeyPatch, *header: Signature[Any], end: Signature[Any] | None = None) -> None:
-    """Have a chord begun behind a mail, whose process is killed at the first mail of the header, and begun again."""
+    """Begin a chord after a mail, kill the process at the first mail of the header, and begin the chord again."""
     chain(mail("first"), group(*header), end or body()).apply_async()
     first = accepted(Delivery.objects.get())
     with killed_after(0, monkeypatch):
@@ -221,21 +221,21 @@ def begin_twice(monkeypatch: pytest.MonkeyPatch, *header: Signature[Any], end: S
 
 
 def run(valkey: Valkey, number: int) -> None:
-    """Go on as a worker behind the task whose message is the one of this number in the queue "before"."""
+    """Continue like a worker that has run the task of message ``number`` in the queue "before"."""
     message = messages(valkey, "before")[number]
     *later, step = message.embedded["chain"]
     current_app.signature(step).apply_async((None,), chain=later, parent_id=message.headers["id"])
 
 
 def failed(subject: str) -> Delivery:
-    """The mail of the subject as one that was refused."""
+    """Return the mail with this subject, recorded as refused."""
     row = pretend(accepted(called(subject)), status="failed", code=550, reason="refused")
     current_app.backend.store_result(row.pk, ValueError("refused"), "FAILURE")
     return row
 
 
 def called(subject: str) -> Delivery:
-    """The mail of the subject."""
+    """Return the mail with this subject."""
     [pk] = [pk for pk, found in subjects(Delivery.objects.all()).items() if found == subject]
     return Delivery.objects.get(pk=pk)
 
@@ -246,7 +246,7 @@ def called(subject: str) -> Delivery:
 def test_a_mail_behind_a_task_of_the_header_counts_in_the_chord_that_was_begun_last(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch, order: list[int], meanwhile: str
 ) -> None:
-    """The task is in the broker twice, of two chords, and either may be run first."""
+    """The task is in the broker twice, once for each chord, and either message may run first."""
     begin_twice(monkeypatch, chain(task("before", "before"), mail("one")), mail("two"))
     for number in order:
         run(valkey, number)
@@ -314,7 +314,7 @@ def test_what_parts_call_is_not_called_again_when_their_chord_is_begun_again(
 def test_a_chord_of_mails_and_tasks_that_was_begun_by_half_is_begun_as_a_whole(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part that has counted in the first counts in the second, and calls nothing again."""
+    """A part that has counted in the first chord counts in the second, and its callbacks are not called again."""
     one = mail("one").set(link=[task("link", "links")])
     header = [one, chain(task("before", "before"), mail("two")), mail("three")]
     chain(mail("first"), group(header), body()).apply_async()
@@ -336,7 +336,7 @@ def test_a_chord_of_mails_and_tasks_that_was_begun_by_half_is_begun_as_a_whole(
 @pytest.mark.parametrize("first_of", [lambda one: one, lambda one: chain(one, mail("two"))])
 @pytest.mark.usefixtures("results")
 def test_a_task_of_the_header_is_not_published_before_its_chord_is_committed(valkey: Valkey, first_of: Any) -> None:
-    """A worker may run it at once, and it would not count."""
+    """A worker may run it at once, and its result would not count in the chord."""
     chain(mail("first"), group(first_of(task("before", "before")), mail("one")), body()).apply_async()
     found = []
 
@@ -361,11 +361,11 @@ def test_a_chord_that_several_begin_at_a_time_is_one(valkey: Valkey) -> None:
     assert len(published(valkey)) == 1
 
 
-# -- a chain in the header that fails -------------------------------------------------------------------------------
+# -- a failing chain in the header ----------------------------------------------------------------------------------
 
 
 def sorry() -> Signature[Any]:
-    """A body whose errback tells of it."""
+    """Return a body with an errback that makes the error visible."""
     return body().on_error(task("sorry", "sorry"))
 
 
@@ -442,7 +442,7 @@ def test_a_call_that_is_repeated_under_its_task_id_changes_nothing(
 
 @pytest.mark.usefixtures("results")
 def test_a_mail_that_is_the_body_is_not_lost(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is killed when the result backend has done its part, before that is noted."""
+    """The process is killed after the result backend has called the body, and before this is recorded."""
     chord([mail("one"), mail("two")])(mail("body"))
     one, two = Delivery.objects.order_by("created_at")
     assert continuing.publish(accepted(one))
@@ -463,7 +463,7 @@ def test_a_mail_that_is_the_body_is_not_lost(valkey: Valkey, monkeypatch: pytest
 def test_a_chord_that_is_the_body_is_begun_as_a_whole(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    """The process is killed while it begins it, or before the result backend has noted that."""
+    """The process is killed while it begins the chord, or before it has recorded that the result backend is done."""
     chain(group(mail("one"), mail("two")), group(mail("three"), mail("four")), body()).apply_async()
     one, two = Delivery.objects.order_by("created_at")
     assert continuing.publish(accepted(one))
@@ -496,7 +496,7 @@ def test_a_chord_that_is_the_body_is_begun_as_a_whole(
 def test_a_chord_that_is_the_body_is_committed_before_a_task_of_its_header_is_published(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch, calls: int | None
 ) -> None:
-    """A worker may run that task at once, and it would not count."""
+    """A worker may run that task at once, and its result would not count in the chord."""
     before = current_app.signature("other.before", queue="before")
     chain(group(mail("one"), mail("two")), group(chain(before, mail("three")), mail("four")), body()).apply_async()
     one, two = (accepted(found) for found in Delivery.objects.order_by("created_at"))

@@ -1,4 +1,4 @@
-"""A probe against real servers: what it saw, and that it gives up in time."""
+"""A connection test against real servers: its report, and its time limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def relay_for(server: SMTPServer) -> Relay:
 
 @pytest.fixture
 def tarpit() -> Iterator[int]:
-    """A port that takes connections and says nothing."""
+    """A port that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -120,7 +120,7 @@ def test_what_the_server_lacks_or_is_not_trusted_for_is_reported(
 
 
 def test_no_listener_is_no_connection() -> None:
-    report = run_connection_test(Relay(name="Nobody", host="127.0.0.1", port=free_port(), timeout=5))
+    report = run_connection_test(Relay(name="Unreachable", host="127.0.0.1", port=free_port(), timeout=5))
     assert isinstance(report.failure, CannotConnect)
 
 
@@ -131,16 +131,16 @@ def test_a_silent_server_is_given_up_after_the_timeout(tarpit: int, use_ssl: boo
             Relay(name="Tarpit", host="127.0.0.1", port=tarpit, use_tls=False, use_ssl=use_ssl, timeout=0.5)
         )
     assert not report.ok
-    assert "no answer within 0.5 s" in report.stages[-1].detail or "in time" in report.stages[-1].detail
+    assert "the server did not answer within 0.5 s" in report.stages[-1].detail or "in time" in report.stages[-1].detail
 
 
 def test_a_server_that_drags_every_stage_is_given_up_after_the_timeout_in_all(smtp_server: Serve) -> None:
-    """Each answer comes within the timeout of one command, all of them do not."""
+    """Each reply arrives within the timeout of one command, but all replies together take longer."""
     server = smtp_server(faults=[Fault(verb=name, delay=0.4) for name in ("CONNECT", "EHLO", "STARTTLS", "AUTH")])
     with soon():
         report = run_connection_test(replace(relay_for(server), timeout=1.0))
     assert isinstance(report.failure, ConnectionLost)
-    assert "no answer within 1 s" in report.stages[-1].detail
+    assert "the server did not answer within 1 s" in report.stages[-1].detail
 
 
 def test_a_final_dot_without_answer_may_have_been_taken(smtp_server: Serve) -> None:

@@ -1,4 +1,4 @@
-"""What a connection test says of servers that are not as the settings expect: words that help, none that mislead."""
+"""The advice of a connection test when a server differs from the settings: it helps and does not mislead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ Script = Callable[[Conversation], None]
 def advised(
     script: Script, *, mail: bool = False, tls_context: ssl.SSLContext | None = None, **changes: Any
 ) -> tuple[Advice, str, Relay]:
-    """Test the server of ``script``: the advice, its text with what is said of the failed stage, and the relay."""
+    """Test the server that plays ``script``. Return the advice, the text of the failed stage and the advice, and the
+    relay.
+    """
     with ScriptedServer(script, tls_context=tls_context) as server:
         relay = relay_to(server, **changes)
         report = run_connection_test(relay, build_test_mail(relay, to="kim@example.com") if mail else None)
@@ -39,17 +41,17 @@ def advised(
 
 @pytest.mark.parametrize("use_tls", [False, True])
 def test_a_server_that_waits_for_tls_is_not_behind_a_firewall(certificates: Certificates, use_tls: bool) -> None:
-    """It is silent until the client begins the handshake; so is the client until it is greeted."""
+    """It sends nothing until the client begins the handshake. The client sends nothing before the greeting."""
     found, text, _ = advised(lambda talk: None, tls_context=certificates.server_context(), use_tls=use_tls, timeout=2)
     assert found.key == "tls-from-the-start"
-    assert "try TLS from the start" in text
+    assert "Try TLS from the start" in text
     assert "firewall" not in text
 
 
 def test_a_server_that_hangs_up_on_who_does_not_begin_is_the_same() -> None:
     found, text, _ = advised(lambda talk: None)
     assert found.key == "tls-from-the-start"
-    assert "try TLS from the start" in text
+    assert "Try TLS from the start" in text
 
 
 def test_a_server_that_complains_by_tls_is_the_same() -> None:
@@ -66,27 +68,27 @@ def test_ssl_to_a_server_that_begins_in_the_clear_is_said_in_words(greeting: str
 
     found, text, relay = advised(script, use_ssl=True)
     assert found.key == "tls-by-starttls"
-    assert "turn SSL off and TLS on" in text
+    assert "Turn SSL off and TLS on" in text
     assert str(relay.port) in text
     assert "WRONG_VERSION" not in text.upper().replace(" ", "_")
 
 
 ALERTS = [
-    (40, "tls-version", "no way to encrypt in common"),
-    (70, "tls-version", "no version of TLS in common"),
-    (71, "tls-version", "no way to encrypt in common"),
-    (80, "tls-refused", "a fault of its own (internal error)"),
-    (10, "tls-refused", "broke it off"),
-    (112, "tls-name", "does not know the name"),
-    (116, "tls-client-certificate", "wants a certificate from us"),
-    (48, "tls-client-certificate", "wants a certificate from us"),
+    (40, "tls-version", "support no common encryption method"),
+    (70, "tls-version", "support no common TLS version"),
+    (71, "tls-version", "support no common encryption method"),
+    (80, "tls-refused", "because of an internal error"),
+    (10, "tls-refused", "ended the handshake"),
+    (112, "tls-name", "does not know the host name"),
+    (116, "tls-client-certificate", "requires a client certificate"),
+    (48, "tls-client-certificate", "requires a client certificate"),
 ]
 
 
 @pytest.mark.parametrize(("alert", "key", "words"), ALERTS)
 @pytest.mark.parametrize("use_ssl", [False, True])
 def test_an_alert_is_said_in_words(alert: int, key: str, words: str, use_ssl: bool) -> None:
-    """RFC 8446 §6; 80, for instance, is TLSV1_ALERT_INTERNAL_ERROR to OpenSSL."""
+    """RFC 8446 §6. OpenSSL, for example, calls alert 80 TLSV1_ALERT_INTERNAL_ERROR."""
 
     def script(talk: Conversation) -> None:
         if not use_ssl:
@@ -107,7 +109,7 @@ def test_an_alert_is_said_in_words(alert: int, key: str, words: str, use_ssl: bo
 
 
 def test_a_certificate_of_ours_is_asked_for_only_after_the_handshake(certificates: Certificates) -> None:
-    """By TLS 1.3 the client has done its part by then, and hears of it when it reads."""
+    """In TLS 1.3 the client's handshake is complete by then, and the client gets the alert when it reads."""
     context = certificates.server_context()
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cafile=str(certificates.authority))
@@ -116,10 +118,10 @@ def test_a_certificate_of_ours_is_asked_for_only_after_the_handshake(certificate
         lambda talk: talk.answer(), tls_context=context, host="localhost", use_ssl=True, ca_certificates=pem
     )
     assert found.key == "tls-client-certificate"
-    assert "a certificate from us" in text
+    assert "requires a client certificate" in text
 
 
-# -- what answers is not SMTP ---------------------------------------------------------------------------------------
+# -- servers that do not speak SMTP ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_certificate_of_ours_is_asked_for_only_after_the_handshake(certificate
 def test_another_kind_of_server_is_called_by_its_name(
     certificates: Certificates, first: str, answer: str, secured: bool
 ) -> None:
-    """Under TLS as well: the ports for IMAP and POP3 with TLS are near at hand."""
+    """Under TLS as well: the ports of IMAP and POP3 with TLS are easily confused with those of SMTP."""
     found, text, relay = advised(
         lambda talk: talk.answer(CONNECT=first),
         tls_context=certificates.server_context() if secured else None,
@@ -154,7 +156,7 @@ def test_another_kind_of_server_is_called_by_its_name(
 
 
 def test_a_greeting_that_never_comes_to_its_end_is_one_of_smtp() -> None:
-    """Some servers begin it only to see who does not wait."""
+    """Some servers delay the end of the greeting to detect clients that do not wait."""
 
     def script(talk: Conversation) -> None:
         talk.say("220-mail.example.com")
@@ -217,7 +219,7 @@ def test_a_server_for_smtp_on_a_host_called_lmtp_or_ftp_is_one_for_smtp() -> Non
 def test_a_name_that_is_refused_is_reported_with_the_field_to_enter_another(replies: dict[str, str]) -> None:
     found, text, _ = advised(lambda talk: talk.answer(**replies), mail=True, ehlo_name="mail.example.com")
     assert found.key == "ehlo-name"
-    assert "The name that was said is mail.example.com." in text
+    assert "The name that was sent is mail.example.com." in text
     assert "'EHLO name'" in text
 
 
@@ -230,7 +232,7 @@ def test_the_automatic_name_is_reported_too() -> None:
         heard.append(talk.hear().decode().split()[1])
 
     advised(script)
-    assert f"The name that was said is {heard[0]}." in str(found.text)
+    assert f"The name that was sent is {heard[0]}." in str(found.text)
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ def test_a_server_that_is_set_up_wrong_does_not_blame_the_sender() -> None:
     reply = "451 4.3.5 <noreply@example.com>: Sender address rejected: Server configuration error"
     found, text, _ = advised(lambda talk: talk.answer(MAIL=reply), mail=True)
     assert found.key == "server-fault"
-    assert "The server has a fault in its own configuration" in text
+    assert "The server has an error in its configuration" in text
 
 
 def test_too_many_connections_may_be_our_own(settings: Any) -> None:
@@ -248,7 +250,7 @@ def test_too_many_connections_may_be_our_own(settings: Any) -> None:
     found, text, _ = advised(lambda talk: talk.say("421 4.7.0 Error: too many connections from 127.0.0.1"))
     assert found.key == "connections"
     assert "as many as the setting SESSIONS says" in text
-    assert "It is 7 now." in text
+    assert "Now each process may open 7." in text
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
@@ -272,7 +274,7 @@ DENIED = "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied"
 def test_a_login_that_is_missing_is_named_rather_than_the_address(
     ehlo: str, verb: str, changes: dict[str, Any], reply: str
 ) -> None:
-    """Postfix says no more than that to those who have not logged in; some offer the login only under TLS."""
+    """Postfix gives no other reason to clients that have not logged in. Some servers offer the login only under TLS."""
     found, text, _ = advised(lambda talk: talk.answer(EHLO=ehlo, **{verb: reply}), mail=True, **changes)
     assert found.key == "login-needed"
     assert "A login is missing" in text
@@ -311,11 +313,11 @@ def test_a_refused_password_that_looks_pasted_is_called_so(password: str, words:
     )
     assert found.key == "password"
     assert words in text
-    assert ("is doubtful" in text) == bool(words)
+    assert ("may be wrong" in text) == bool(words)
     assert password.strip() not in text
 
 
-# -- the command says the same --------------------------------------------------------------------------------------
+# -- the command gives the same advice ------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -324,7 +326,7 @@ def test_the_command_gives_the_same_advice(certificates: Certificates) -> None:
         config_for(server, timeout=2)
         code, output = validate()
     assert code == 1
-    assert "try TLS from the start" in output
+    assert "Try TLS from the start" in output
     assert "firewall" not in output
 
 
@@ -335,7 +337,7 @@ def test_the_command_says_the_name_and_that_there_is_no_login() -> None:
         _, output = validate()
     assert "This machine introduces itself as mail.example.com (EHLO)" in output
     assert "⚠ The user name kim has no password: mail is sent without logging in" in output
-    assert "in the clear" not in output
+    assert "unencrypted" not in output
     assert not [line for line in server.heard if line.startswith(b"AUTH")]
 
 

@@ -1,4 +1,4 @@
-"""Contents in rows and in files, sealed and not: what is sent is what was submitted, or nothing is."""
+"""Contents in rows and in files, sealed and plain: the worker sends exactly the submitted content, or nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 Serve = Callable[..., SMTPServer]
 Keys = Callable[..., None]
 
-MEGABYTE = "tell nobody of this line, it is a secret\n" * 25_600
+MEGABYTE = "keep secret this line, and do not show it\n" * 25_600
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def keys(settings: Any) -> Keys:
 
 @pytest.fixture(autouse=True)
 def folder(task_queue: RecordingTaskQueue, keys: Keys, settings: Any, tmp_path: Path) -> Path:
-    """A storage of the test's own, as ``config.settings`` has it."""
+    """A storage for this test alone, with the options of ``config.settings``."""
     use(settings, "django.core.files.storage.FileSystemStorage", tmp_path / "payloads")
     keys(RETRY_FIRST=60.0, RETRY_MAX=600.0)
     return tmp_path / "payloads"
@@ -67,13 +67,13 @@ def reread(delivery: Delivery) -> Delivery:
 
 
 def tried(delivery: Delivery) -> Delivery:
-    """Attempt it though it is not due, and give the row as it is then."""
+    """Attempt the delivery although it is not due, and return its row afterwards."""
     pretend(delivery, due_at=ago(1))
     attempt(delivery.pk)
     return reread(delivery)
 
 
-# -- as it was submitted --------------------------------------------------------------------------------------------
+# -- unchanged contents ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encrypt", [True, False], ids=["sealed", "plain"])
@@ -82,7 +82,9 @@ def tried(delivery: Delivery) -> Delivery:
 def test_any_content_is_read_as_it_was_stored(
     encrypt: bool, threshold: int, size: int, keys: Keys, folder: Path
 ) -> None:
-    """In blocks of a bounded size, as often as one likes; an empty one is never put into a file."""
+    """It is read in blocks of a bounded size, and can be read any number of times. An empty content is never put into a
+    file.
+    """
     keys(ENCRYPT_CONTENT=encrypt, PAYLOAD_STORAGE_THRESHOLD=threshold)
     plain = os.urandom(size)
     delivery = submitted()
@@ -124,19 +126,19 @@ def test_a_large_mail_is_in_a_private_file_and_gone_when_it_is_accepted(smtp_ser
 
 @pytest.mark.parametrize("threshold", [10**9, 0], ids=["row", "file"])
 def test_nothing_of_a_mail_can_be_read_in_database_or_storage(threshold: int, keys: Keys, folder: Path) -> None:
-    """In their raw bytes: no body, no subject, nor a key that opens them."""
+    """The raw bytes contain no body, no subject and no key that decrypts them."""
     keys(PAYLOAD_STORAGE_THRESHOLD=threshold)
-    delivery = submitted(subject="Tell nobody", body=MEGABYTE)
+    delivery = submitted(subject="Keep secret", body=MEGABYTE)
     raw = [everything_in_the_database(), *(file.read_bytes() for file in files(folder))]
     assert delivery.message_id.encode() in raw[0]
     assert delivery.content_seal.encode() in raw[0]
-    for words in (b"tell nobody", b"Tell nobody", b"Subject", *keys_of_contents()):
+    for words in (b"keep secret", b"Keep secret", b"Subject", *keys_of_contents()):
         assert not any(words in one for one in raw)
-    assert b"tell nobody" in content.read(delivery)
+    assert b"keep secret" in content.read(delivery)
 
 
 def keys_of_contents() -> list[bytes]:
-    """The configured key, as it is given and as octets, and what of it opens contents of now."""
+    """Return the configured key, encoded and as bytes, and the derived keys for the contents of today and yesterday."""
     given = conf.get("SMTP_PASSWORD_KEYS")[0]
     master = base64.urlsafe_b64decode(given)
     days = [str(int(time.time()) // 86400 - ago) for ago in (0, 1)]
@@ -144,7 +146,7 @@ def keys_of_contents() -> list[bytes]:
 
 
 def everything_in_the_database() -> bytes:
-    """The files of SQLite; of other databases all that the rows say."""
+    """Return the files of SQLite, or the text of all rows of other databases."""
     if connection.vendor == "sqlite":
         name = Path(connection.settings_dict["NAME"])
         return b"".join(path.read_bytes() for path in name.parent.glob(f"{name.name}*"))
@@ -165,53 +167,53 @@ def test_encryption_can_be_switched_while_mail_waits(
     server = smtp_server()
     config_for(server)
     keys(ENCRYPT_CONTENT=at_first, PAYLOAD_STORAGE_THRESHOLD=threshold)
-    delivery = submitted(body="tell nobody")
+    delivery = submitted(body="keep secret")
     stored = bytes(delivery.content) + b"".join(file.read_bytes() for file in files(folder))
-    assert (b"tell nobody" in stored) is not at_first
+    assert (b"keep secret" in stored) is not at_first
     keys(ENCRYPT_CONTENT=not at_first)
     assert tried(delivery).status == "accepted"
-    assert b"tell nobody" in server.messages[0].content
+    assert b"keep secret" in server.messages[0].content
 
 
 def test_the_same_mail_submitted_again_leaves_no_second_file(folder: Path) -> None:
-    """Neither by its key nor by its id."""
+    """The mail can be recognized by its idempotency key or by its id."""
     first = submitted(body=MEGABYTE, idempotency_key="once")
     again = [submitted(body=MEGABYTE, idempotency_key="once"), submitted(body=MEGABYTE, delivery_id=first.pk)]
     assert [delivery.pk for delivery in again] == [first.pk, first.pk]
     assert [str(file.relative_to(folder)) for file in files(folder)] == [first.content_file]
 
 
-# -- a storage that fails -------------------------------------------------------------------------------------------
+# -- a failing storage ----------------------------------------------------------------------------------------------
 
 
 class Full(FileSystemStorage):
-    """Takes half of a file."""
+    """A storage that writes only half of a file."""
 
     def _save(self, name: str, given: Any) -> str:
         path = Path(self.path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(given.read(1000))
-        raise OSError(28, "No space left on tell-nobody")
+        raise OSError(28, "No space left on keep-secret")
 
 
 class Odd(FileSystemStorage):
-    """Has exceptions of its own, as those of the network do."""
+    """A storage with its own exceptions, like those of a network storage."""
 
     class Error(Exception):
         pass
 
     def _save(self, name: str, given: Any) -> str:
-        raise Odd.Error("tell-nobody")
+        raise Odd.Error("keep-secret")
 
     def _open(self, name: str, mode: str = "rb") -> Any:
-        raise Odd.Error("tell-nobody")
+        raise Odd.Error("keep-secret")
 
     def delete(self, name: str) -> None:
-        raise Odd.Error("tell-nobody")
+        raise Odd.Error("keep-secret")
 
 
 class Elsewhere(FileSystemStorage):
-    """Not on a disk of this machine."""
+    """A storage that is not on a disk of this machine."""
 
     def path(self, name: str) -> str:
         raise NotImplementedError
@@ -231,12 +233,12 @@ class Elsewhere(FileSystemStorage):
 def test_a_storage_that_takes_nothing_costs_no_mail(
     backend: str, settings: Any, smtp_server: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The content goes into the row, with an error in the log; half a file does not stay."""
+    """The content goes into the row and an error into the log. The half-written file is removed."""
     use(settings, backend, folder)
     with caplog.at_level(logging.ERROR, "email_integration"):
         delivery = submitted(body=MEGABYTE)
-    assert "The storage takes no content" in caplog.text
-    assert "tell" not in caplog.text
+    assert "The storage refused a file" in caplog.text
+    assert "keep" not in caplog.text
     assert (delivery.content_file, bool(delivery.content)) == ("", True)
     assert not files(folder)
     server = smtp_server()
@@ -254,35 +256,35 @@ def test_a_storage_that_is_on_no_disk_works(settings: Any, folder: Path) -> None
     use(settings, f"{__name__}.Elsewhere", folder)
     delivery = submitted(body=MEGABYTE)
     assert delivery.content_file
-    assert b"tell nobody" in content.read(delivery)
+    assert b"keep secret" in content.read(delivery)
 
 
 def test_a_project_without_a_storage_keeps_all_in_the_database(settings: Any) -> None:
     settings.STORAGES = {name: one for name, one in settings.STORAGES.items() if name != "email_integration"}
     delivery = submitted(body=MEGABYTE)
     assert not delivery.content_file
-    assert b"tell nobody" in content.read(reread(delivery))
+    assert b"keep secret" in content.read(reread(delivery))
 
 
 def test_a_file_that_cannot_be_deleted_does_not_matter(
     settings: Any, smtp_server: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The mail is accepted; the file is collected later."""
+    """The mail is accepted, and the file is deleted later."""
     config_for(smtp_server())
     delivery = submitted(body=MEGABYTE)
 
     class Stubborn(FileSystemStorage):
         def delete(self, name: str) -> None:
-            raise Odd.Error("tell-nobody")
+            raise Odd.Error("keep-secret")
 
     globals()["Stubborn"] = Stubborn
     use(settings, f"{__name__}.Stubborn", folder)
     assert tried(delivery).status == "accepted"
     assert "could not be deleted (Error)" in caplog.text
-    assert "tell-nobody" not in caplog.text
+    assert "keep-secret" not in caplog.text
 
 
-# -- what is stored was spoiled -------------------------------------------------------------------------------------
+# -- damaged contents -----------------------------------------------------------------------------------------------
 
 
 def changed(stored: bytes) -> bytes:
@@ -308,7 +310,9 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("how", SPOILED)
 def test_a_content_that_was_spoiled_is_never_sent(how: str, smtp_server: Serve, folder: Path) -> None:
-    """Not even when it is found out after most of it has gone to the server: without the final dot it has nothing."""
+    """Even if the damage is found after most of the content was sent: without the final dot, the server does not accept
+    it.
+    """
     server = smtp_server()
     config_for(server)
     delivery = submitted(body=MEGABYTE)
@@ -322,7 +326,7 @@ def test_a_content_that_was_spoiled_is_never_sent(how: str, smtp_server: Serve, 
 
     assert (row.status, row.reason, row.attempts) == ("deferred", "the stored content is damaged", 1)
     assert not server.messages
-    # Somebody puts it back.
+    # The file is restored.
     file.write_bytes(right)
     assert tried(delivery).status == "accepted"
     assert len(server.messages) == 1
@@ -347,7 +351,7 @@ def test_a_key_that_is_none_opens_nothing(key: str) -> None:
 
 
 def test_the_content_of_another_mail_is_not_taken_for_this_one(folder: Path) -> None:
-    """Neither its file nor its column."""
+    """Neither the file nor the column of another mail can be exchanged for its own."""
     one, two = submitted(body=MEGABYTE), submitted(body=MEGABYTE)
     with pytest.raises(ContentUnavailable, match="damaged"):
         content.read(pretend(one, content_file=two.content_file))
@@ -357,7 +361,7 @@ def test_the_content_of_another_mail_is_not_taken_for_this_one(folder: Path) -> 
 
 
 def test_a_mail_waits_for_its_file_and_goes_when_it_is_back(smtp_server: Serve, folder: Path) -> None:
-    """Say, when a volume was not mounted."""
+    """For example when a volume was not mounted."""
     server = smtp_server()
     config_for(server)
     delivery = submitted(body=MEGABYTE)
@@ -373,13 +377,13 @@ def test_a_mail_waits_for_its_file_and_goes_when_it_is_back(smtp_server: Serve, 
 def test_a_mail_waits_for_a_storage_that_cannot_be_read(
     backend: str, settings: Any, smtp_server: Serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says so, without the words of the storage."""
+    """The mail gives this as its reason, without the storage's own error message."""
     config_for(smtp_server())
     delivery = submitted(body=MEGABYTE)
     before = settings.STORAGES
     use(settings, backend, folder)
     assert tried(delivery).reason == "the storage with the content cannot be read"
-    assert "tell-nobody" not in caplog.text
+    assert "keep-secret" not in caplog.text
     settings.STORAGES = before
     assert tried(delivery).status == "accepted"
 
@@ -410,8 +414,8 @@ def test_a_mail_waits_for_its_key(given: list[str], keys: Keys, smtp_server: Ser
 
 # -- memory ---------------------------------------------------------------------------------------------------------
 
-#: Attempts one small mail and then, measured, the large one. Not by ``getrusage``: that remembers the peak of the
-#: process that started this one.
+#: A program that attempts one small mail, and then a large one under measurement. It does not use ``getrusage``, which
+#: includes the peak of the parent process.
 SENDING = """
 import re, sys, django
 django.setup()
@@ -426,7 +430,7 @@ print(attempt(sys.argv[2]).status, memory("VmHWM") - before)
 
 @pytest.fixture
 def child(folder: Path) -> Iterator[Callable[[str, str], tuple[str, int]]]:
-    """Send in a process of its own; give the status, and by how many KiB its memory has grown."""
+    """Send in a separate process. Return the status, and the growth of its memory in KiB."""
 
     def child(*ids: str) -> tuple[str, int]:
         command = [sys.executable, "-c", SENDING, *ids]

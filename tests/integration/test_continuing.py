@@ -1,4 +1,4 @@
-"""What follows a mail is published under the same task ids each time, and counted once in a chord."""
+"""Tasks after a mail are published with the same task ids each time, and count once in a chord."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAIL: dict[str, Any] = {"args": ("Subject", "Text"), "kwargs": {"to": ["kim@exam
 
 
 def task(name: str, **options: Any) -> Signature[Any]:
-    """A task that this process does not know, as one of another project."""
+    """A task that this process does not know, for example a task of another project."""
     made: Signature[Any] = signature(f"other.{name}", queue="others", **options)
     return made
 
@@ -39,12 +39,12 @@ def mail(subject: str = "Another") -> Signature[Any]:
 
 
 def finished(pk: str, status: str = "accepted") -> Delivery:
-    """The delivery, which has ended a moment ago."""
+    """Return the delivery as finished a moment ago."""
     return pretend(Delivery.objects.get(pk=pk), status=status, next_at=None, continue_after=ago(1))
 
 
 def published(valkey: Valkey, queue: str = "others") -> list[tuple[str, str]]:
-    """The name and the id of each task that waits there."""
+    """Return the name and the id of each task in the queue."""
     return [(message.task, message.headers["id"]) for message in messages(valkey, queue)]
 
 
@@ -83,7 +83,7 @@ def linked_to_a_chord() -> str:
     ],
 )
 def test_what_is_published_again_has_the_same_ids(valkey: Valkey, call: Calls, status: str, names: str) -> None:
-    """As after a worker that was killed before it has noted what it had published."""
+    """For example after a worker was killed before it recorded that it had published."""
     pk = call()
     valkey.flush()
     assert continuing.publish(finished(pk, status))
@@ -103,7 +103,7 @@ def test_ids_of_one_mail_are_not_those_of_another(valkey: Valkey) -> None:
 
 
 def test_what_later_steps_are_published_as_stays_the_same_too(valkey: Valkey) -> None:
-    """The chain goes on from the message of its next step, which carries the ids of the rest."""
+    """The chain continues from the message of its next step, which contains the ids of the rest."""
     pk = linked()
     bodies = []
     for _ in range(2):
@@ -129,12 +129,12 @@ def test_a_mail_that_follows_is_submitted_once(valkey: Valkey) -> None:
 
 
 def test_a_part_of_a_chord_counts_once(valkey: Valkey) -> None:
-    """Were it counted twice, the body would begin without the other part."""
+    """If it counted twice, the body would begin without the other part."""
     chord([mail("one"), mail("two"), task("a")])(task("body"))
     one, two = Delivery.objects.order_by("created_at")
     continuing.publish(finished(one.pk))
     assert ChordCounter.objects.get().count == 2
-    stale = Delivery.objects.get(pk=one.pk)  # of one who was too slow: another has noted it
+    stale = Delivery.objects.get(pk=one.pk)  # a slow worker's copy: another worker has already recorded the publication
     assert continuing.publish(stale)
     assert ChordCounter.objects.get().count == 2
     continuing.publish(finished(two.pk))
@@ -227,7 +227,7 @@ def test_what_is_damaged_in_the_database_holds_up_nothing(valkey: Valkey, damage
 
 
 def test_in_eager_mode_what_follows_needs_no_worker(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as what follows a mail that was cancelled."""
+    """For example tasks after a cancelled mail."""
     pk = linked()
     finished(pk)
     continued: list[str] = []

@@ -1,4 +1,4 @@
-"""A crew over its sessions: all goes well, or something goes wrong with one mail, or with what they share."""
+"""A crew and its sessions: with no faults, with a fault at one mail, or with a fault of a shared resource."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: Mails in a batch of these tests, and the place of the one that something happens to.
+#: Number of mails in a batch of these tests, and the index of the faulty mail.
 GROUP = 6
 ILL = 2
 
-#: Over so many sessions, where there are several.
+#: Number of sessions in the tests with several.
 SESSIONS = 4
 
 
 @pytest.fixture(autouse=True)
 def _one_batch(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is due is claimed together, and sent over one session unless a test says otherwise."""
+    """All due mail is claimed together, and sent over one session unless a test says otherwise."""
     change(settings, RETRY_FIRST=60.0, BREAKER_PROBE_FIRST=60.0, SESSIONS=1)
     wait_longest(monkeypatch)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
@@ -83,12 +83,12 @@ def address(place: int) -> str:
 
 
 def send_all() -> list[str]:
-    """Send what is due; the statuses that it has then, but of what was given back."""
+    """Send the due mail. Return the resulting statuses, without those of mail that was given back."""
     return sorted(status for status in send_due().elements() if status != "queued")
 
 
 def stand(ids: Iterable[str]) -> list[str]:
-    """How they stand in the database."""
+    """Return the statuses of these mails in the database."""
     found = dict(Delivery.objects.values_list("pk", "status"))
     return [found[pk] for pk in ids]
 
@@ -102,7 +102,7 @@ def each_once(server: SMTPServer, places: Iterable[int] = range(GROUP)) -> bool:
 
 
 def well(server: SMTPServer, ids: list[str]) -> bool:
-    """Whether all but the ill one went once, and are known to."""
+    """Return whether all mails except the faulty one were sent once and are recorded as accepted."""
     others = [place for place in range(len(ids)) if place != ILL]
     taken, known = times_taken(server), stand(ids)
     return all(taken[address(place)] == 1 and known[place] == "accepted" for place in others)
@@ -112,11 +112,11 @@ def change(settings: Any, **values: Any) -> None:
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **values}
 
 
-# -- all goes well --------------------------------------------------------------------------------------------------
+# -- no faults ------------------------------------------------------------------------------------------------------
 
 
 def test_all_go_over_one_session(server: SMTPServer) -> None:
-    """Each is said MAIL, RCPT and DATA once."""
+    """Each mail needs one MAIL, one RCPT and one DATA."""
     together()
     assert send_all() == ["accepted"] * GROUP
     assert each_once(server)
@@ -136,7 +136,7 @@ def test_all_go_over_one_session(server: SMTPServer) -> None:
 def test_all_go_over_so_many_sessions(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, sessions: int
 ) -> None:
-    """And over all of them at once: none goes on before all of them have come as far."""
+    """They use all sessions at once: none continues until every session has reached its final dot."""
     change(settings, SESSIONS=sessions)
     meeting = threading.Barrier(sessions)
     together(3 * sessions)
@@ -149,8 +149,8 @@ def test_all_go_over_so_many_sessions(
 @pytest.mark.parametrize(
     ("times", "accepted", "opened", "attempts", "learned"),
     [
-        pytest.param(SESSIONS, 2 * SESSIONS, 2 * SESSIONS, 0, [1], id="of each session"),
-        pytest.param(None, SESSIONS, SESSIONS + 1, 1, [], id="of all of them"),
+        pytest.param(SESSIONS, 2 * SESSIONS, 2 * SESSIONS, 0, [1], id="in each session"),
+        pytest.param(None, SESSIONS, SESSIONS + 1, 1, [], id="in one session"),
     ],
 )
 def test_one_session_at_a_time_finds_out_whose_limit_it_is(
@@ -163,12 +163,13 @@ def test_one_session_at_a_time_finds_out_whose_limit_it_is(
     attempts: int,
     learned: list[int],
 ) -> None:
-    """All have carried a mail, and are refused the next one together. What the server refuses may count as well.
+    """Every session has sent one mail, and all are refused the next one together. A server may also count refused
+    commands.
 
-    Only where it takes that over fresh sessions, one mail is all that each of its sessions carries.
+    The limit of one mail per session is learned only if the server accepts the refused mail over fresh sessions.
     """
     change(settings, SESSIONS=SESSIONS)
-    SMTPConfig.objects.update(pipelining=PipeliningChoice.OFF)  # so that none is begun before all dots are answered
+    SMTPConfig.objects.update(pipelining=PipeliningChoice.OFF)  # so no mail is begun before all dots are answered
     meeting = {
         "dot noted": threading.Barrier(SESSIONS),
         "before MAIL": threading.Barrier(
@@ -200,7 +201,7 @@ def test_one_session_at_a_time_finds_out_whose_limit_it_is(
 
 
 def noting_records(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The ids that each record is about, as they come."""
+    """Collect the delivery ids of each record, in order."""
     records: list[list[str]] = []
     record = batches.record
 
@@ -223,7 +224,7 @@ def test_what_ends_together_is_one_record(server: SMTPServer, monkeypatch: pytes
 def test_without_a_journal_no_more_than_the_window_is_unrecorded(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
-    """Which is what a crash can leave in doubt."""
+    """The window bounds the number of mails that a crash can leave in doubt."""
     change(settings, IN_DOUBT_WINDOW=window)
     monkeypatch.setattr(own_journal, "opened", lambda: None)
     monkeypatch.setattr(crew, "RECORD_WITHIN", PATIENCE)
@@ -283,20 +284,23 @@ def test_contents_of_any_size_arrive_whole(server: SMTPServer, size: int) -> Non
     send_all()
     for bare, message in zip(wanted, server.messages, strict=True):
         assert message.content.splitlines()[-3:] == bare.splitlines()[-3:]
-        assert len(message.content.splitlines()) == len(bare.splitlines()) + 1  # the sender's
+        assert len(message.content.splitlines()) == len(bare.splitlines()) + 1  # the sender header
 
 
-# -- one of them is ill ---------------------------------------------------------------------------------------------
+# -- one faulty mail ------------------------------------------------------------------------------------------------
 
 
 def fault_for_the_ill(ids: list[str], verb: Any, **what: Any) -> list[Fault]:
-    """What happens to the ill one alone, once; at DATA, which names nobody, to the one whose turn it is."""
+    """Return the faults that affect the faulty mail alone, once. DATA names no address, so there the mail's turn
+    decides.
+    """
     pretend(Delivery.objects.get(pk=ids[ILL]), from_header="ill@example.com", sender="ill@example.com", from_at=None)
     if verb == "DATA":
         return [Fault(verb="DATA", times=ILL), Fault(verb="DATA", times=1, **what)]
     match = "ill@example.com" if verb == "MAIL" else address(ILL)
-    # MAIL that is refused over a session that has carried mail is asked once more: for now, over a fresh one; for good,
-    # without a final dot before it in the same write, which may be what was refused.
+    # MAIL that is refused over a session that has sent mail is repeated once. After a temporary refusal, a fresh
+    # session is used. After a permanent one, MAIL is sent without a preceding final dot in the same write, as the
+    # refusal may have concerned the dot.
     times = 2 if verb == "MAIL" and what.get("reply", "421")[:3] != "421" else 1
     return [Fault(verb=verb, times=times, match=match, **what)]
 
@@ -304,8 +308,9 @@ def fault_for_the_ill(ids: list[str], verb: Any, **what: Any) -> list[Fault]:
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize(("reply", "status"), [("451 4.3.0 Not now", "deferred"), ("554 5.3.0 Never", "failed")])
 def test_what_is_refused_amid_others_is_refused_alone(server: SMTPServer, verb: Any, reply: str, status: str) -> None:
-    """For now or for good: it is said once, and the session goes on; MAIL is said once more, over a fresh
-    session if it was for now.
+    """A command with a temporary or permanent refusal is sent once, and the session continues.
+
+    MAIL is sent once more, over a fresh session if the refusal was temporary.
     """
     ids = together(from_email="own@example.com")
     server.inject(*fault_for_the_ill(ids, verb, reply=reply))
@@ -316,7 +321,7 @@ def test_what_is_refused_amid_others_is_refused_alone(server: SMTPServer, verb: 
     assert server.transactions == GROUP + (verb == "MAIL")
 
 
-#: How a session can end at a verb.
+#: The ways in which a session can end at a verb.
 ENDS: dict[str, dict[str, Any]] = {
     "421": {"reply": "421 4.3.2 Going away"},
     "drop": {"drop": True},
@@ -326,10 +331,12 @@ ENDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
-def test_a_session_that_ends_amid_others_delays_nobody_and_leaves_no_doubt(
+def test_a_session_that_ends_amid_others_delays_no_mail_and_leaves_no_doubt(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch, verb: Any, end: str
 ) -> None:
-    """Before the final dot: over another session all are sent, each once, the ill one too."""
+    """If the session ends before the final dot, all mails are sent over another session, each once, the faulty one
+    included.
+    """
     SMTPConfig.objects.update(timeout=1)
     patient_but(monkeypatch, verb)
     ids = together(from_email="own@example.com")
@@ -355,12 +362,12 @@ def test_a_session_that_ends_amid_others_delays_nobody_and_leaves_no_doubt(
 def test_a_session_that_ends_at_the_dot_leaves_at_most_that_one_in_doubt(
     server: SMTPServer, settings: Any, what: dict[str, Any], outcome: str, copies: int, sessions: int
 ) -> None:
-    """However many were claimed along with it: of those it is known whether a dot of theirs was sent."""
+    """The number of mails claimed with it does not matter: for each of them it is known whether its dot was sent."""
     change(settings, SESSIONS=sessions, REPLY_TIMEOUT=1.0)
     ids = together()
     server.inject(*fault_for_the_ill(ids, "DOT", **what))
     statuses = send_all()
-    assert statuses == ["accepted"] * (GROUP - 1) + ["deferred"], "each is told of once"
+    assert statuses == ["accepted"] * (GROUP - 1) + ["deferred"], "a mail was reported twice or not at all"
     assert well(server, ids)
     assert times_taken(server)[address(ILL)] == copies
     outcomes = DeliveryAttempt.objects.exclude(outcome="accepted").values_list("delivery", "outcome")
@@ -386,7 +393,9 @@ def test_those_that_are_too_many_at_a_time_get_it_in_another_transaction(server:
     ids.insert(ILL, submitted(*many).pk)
     server.inject(Fault(verb="RCPT", match="m3@", times=1, reply="452 4.5.3 Too many recipients"))
     server.inject(Fault(verb="RCPT", match="m4@", times=1, reply="452 4.5.3 Too many recipients"))
-    assert send_all() == ["accepted"] * (GROUP + 1) + ["deferred"], "of which some are left, at once"
+    assert send_all() == ["accepted"] * (GROUP + 1) + ["deferred"], (
+        "the mail with remaining recipients was not tried again at once"
+    )
     assert times_taken(server) == Counter([*many, *map(address, range(GROUP))])
 
 
@@ -414,7 +423,7 @@ def test_a_mail_beyond_ascii_fails_alone_where_the_server_takes_none(smtp_server
     "damage", [{"content": b"damaged"}, {"has_content": False}, {"content_file": "2026/01/01/gone", "content": b""}]
 )
 @pytest.mark.parametrize("sessions", [1, 3])
-def test_a_content_that_cannot_be_read_holds_up_nobody(
+def test_an_unreadable_content_delays_no_other_mail(
     server: SMTPServer, settings: Any, damage: dict[str, Any], sessions: int
 ) -> None:
     change(settings, SESSIONS=sessions)
@@ -448,7 +457,7 @@ def test_a_content_that_breaks_off_in_its_midst_is_not_sent(
 
 
 def as_claimed(monkeypatch: pytest.MonkeyPatch, pk: str, **values: Any) -> None:
-    """What the process that has claimed it sees in the row."""
+    """Change the values that the claiming process sees in the row."""
     claim = claiming.claim
 
     def damaged(*args: Any, **how: Any) -> Any:
@@ -473,11 +482,11 @@ def test_a_sender_that_cannot_be_said_is_no_doubt_about_the_mail_before(
     assert times_taken(server)[address(ILL)] == 0
 
 
-# -- others meanwhile -----------------------------------------------------------------------------------------------
+# -- concurrent changes ---------------------------------------------------------------------------------------------
 
 
 def amid(server: SMTPServer, act: Callable[[], object], *, place: int = ILL) -> None:
-    """Do something as another process would, while the server has a mail and has not said so."""
+    """Run ``act`` as another process would, after the server got a mail and before it has replied."""
 
     def when(message: Message) -> None:
         if address(place) in message.rcpt_tos:
@@ -487,14 +496,14 @@ def amid(server: SMTPServer, act: Callable[[], object], *, place: int = ILL) -> 
 
 
 def test_what_another_has_taken_over_is_left_to_it(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease ended while the server had one: that one counts as accepted all the same."""
+    """The lease ended while the server had one mail. That mail still counts as accepted."""
     clock = Clock()
     monkeypatch.setattr(in_hand, "time", clock)
     ids = together()
 
     def take_over() -> None:
         clock.ahead = conf.get("LEASE")
-        with transaction.atomic():  # in between the one that lost it might be faster
+        with transaction.atomic():  # otherwise the process that lost it might claim first
             batches.take_over(DeliveryBatch.objects.get().pk, lambda row, deliveries: [])
             assert claimed(queue=queue_of("normal"), owner="another")
 
@@ -510,7 +519,7 @@ def test_what_another_has_taken_over_is_left_to_it(server: SMTPServer, monkeypat
 def test_after_a_switch_none_is_begun_over_the_old_server(
     server: SMTPServer, smtp_server: Serve, settings: Any, sessions: int
 ) -> None:
-    """Of those that were claimed for it."""
+    """This concerns the mails that were claimed for the old server."""
     change(settings, SESSIONS=sessions)
     other = smtp_server(security="plain", user=None)
     together()
@@ -558,7 +567,7 @@ def test_what_expires_before_its_turn_is_not_sent(server: SMTPServer, monkeypatc
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Any]], Exception | None]) -> None:
-    """Each record of which this gives an error fails with it."""
+    """Make each record fail for which ``error`` returns an exception, with that exception."""
     record_changes = recording.record_changes
 
     def failing_record(changes: Sequence[Change], **how: Any) -> Any:
@@ -571,10 +580,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Sequence[Any]], Ex
 
 
 @pytest.mark.parametrize("sessions", [1, 3])
-def test_a_record_that_fails_once_delays_nobody(
+def test_a_record_that_fails_once_delays_no_mail(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, sessions: int
 ) -> None:
-    """What the server has taken is recorded again."""
+    """Mails that the server accepted are recorded again."""
     change(settings, SESSIONS=sessions)
     ids, errors = together(), [OperationalError("deadlock detected")]
     failing(monkeypatch, lambda changes: errors.pop() if changes and errors else None)
@@ -587,10 +596,12 @@ def test_a_record_that_fails_once_delays_nobody(
 @pytest.mark.parametrize("error", [DataError("invalid input"), UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates")])
 @pytest.mark.parametrize("sessions", [1, 3])
 @pytest.mark.parametrize("what", ["its attempt", "anything"])
-def test_one_that_cannot_be_recorded_holds_up_nobody(
+def test_a_mail_that_cannot_be_recorded_delays_no_other(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, sessions: int, what: str
 ) -> None:
-    """Of all the others is recorded what is known of them, and of that one how it stands, if nothing more can be."""
+    """The outcomes of all other mails are recorded. For this mail, only its status is recorded if that is possible.
+    Otherwise its lease decides.
+    """
     change(settings, SESSIONS=sessions)
     ids = together()
 
@@ -604,7 +615,7 @@ def test_one_that_cannot_be_recorded_holds_up_nobody(
     assert well(server, ids)
     row = Delivery.objects.get(pk=ids[ILL])
     if what == "anything":
-        assert row.batch == DeliveryBatch.objects.get().pk, "its lease decides"
+        assert row.batch == DeliveryBatch.objects.get().pk, "the mail was released before the end of its lease"
     else:
         assert (row.status, row.code, row.batch) == ("accepted", 250, "")
 
@@ -612,7 +623,7 @@ def test_one_that_cannot_be_recorded_holds_up_nobody(
 def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
     server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of the others in the same commit."""
+    """The outcomes of the other mails in the same commit survive as well."""
     ids = together()
 
     def result_rows(deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Any]]:
@@ -627,14 +638,14 @@ def test_what_is_recorded_of_one_survives_a_result_that_cannot_be_stored(
     assert DeliveryAttempt.objects.count() == GROUP
 
 
-# -- nothing is held against a mail --------------------------------------------------------------------------------
+# -- faults that do not count against a mail -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quarantine_after", [1, 2, 3])
 def test_a_server_that_is_away_puts_nothing_in_quarantine(
     server: SMTPServer, settings: Any, quarantine_after: int
 ) -> None:
-    """No process was lost by that."""
+    """Such a failure does not end a process."""
     change(settings, QUARANTINE_AFTER=quarantine_after)
     ids = together()
     server.stop()
@@ -646,10 +657,10 @@ def test_a_server_that_is_away_puts_nothing_in_quarantine(
     assert set(Delivery.objects.values_list("returned", flat=True)) == {0}
 
 
-def test_a_database_that_fails_at_claims_is_nobodys_fault(
+def test_a_database_that_fails_at_claims_quarantines_no_mail(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The dispatcher ends, and the next one goes on."""
+    """The dispatcher ends, and the next one continues."""
     together()
 
     def gone(*args: Any, **how: Any) -> Any:
@@ -681,7 +692,7 @@ def test_while_the_breaker_is_open_a_crew_waits_without_a_connection(server: SMT
 
 
 def test_a_crew_that_cannot_log_in_tries_once_for_all(smtp_server: Serve) -> None:
-    """What it was told is the attempt of one of them; the others wait for the relay, without a login of their own."""
+    """The refusal counts as the attempt of one mail. The others wait for the relay without their own login."""
     server = smtp_server()
     config_for(server, password="s3cret")
     together()
@@ -723,7 +734,9 @@ def test_a_login_that_is_asked_for_amid_others_trips_the_breaker_and_burns_no_ma
     send_all()
     assert stand(ids) == ["accepted"] * 3 + ["deferred"] * 17
     assert CircuitBreaker.objects.count() == 1
-    assert server.transactions == 5, "no other is asked; that one twice, the first time along with a final dot"
+    assert server.transactions == 5, (
+        "another mail was tried after the refused login, or the refused one was not tried twice"
+    )
 
 
 # -- time -----------------------------------------------------------------------------------------------------------
@@ -731,7 +744,7 @@ def test_a_login_that_is_asked_for_amid_others_trips_the_breaker_and_burns_no_ma
 
 @pytest.mark.parametrize("slow", [{"verb": "MAIL"}, {"verb": "RCPT"}, {"verb": "DATA"}])
 def test_what_is_known_is_recorded_before_a_slow_server_is_waited_for(server: SMTPServer, slow: dict[str, Any]) -> None:
-    """A crash would leave it in doubt without need."""
+    """Otherwise a crash would leave these mails in doubt without need."""
     ids = together()
     verb = slow["verb"]
     seen, done = threading.Event(), threading.Event()
@@ -748,9 +761,9 @@ def test_what_is_known_is_recorded_before_a_slow_server_is_waited_for(server: SM
 
 
 def test_a_late_yes_wins(server: SMTPServer) -> None:
-    """Whatever somebody has made of the mail meanwhile."""
+    """This holds regardless of changes to the mail in the meantime."""
     ids = together()
-    # Not due: else it is claimed anew, and sent once more.
+    # Not due: otherwise it would be claimed again and sent once more.
     lapsed = {"status": "deferred", "version": 40, "batch": "", "reason": "in doubt", "next_at": ago(-600)}
     amid(server, lambda: Delivery.objects.filter(pk=ids[ILL]).update(**lapsed))
     send_all()
@@ -758,7 +771,9 @@ def test_a_late_yes_wins(server: SMTPServer) -> None:
 
 
 def test_a_dot_that_did_not_go_leaves_the_sender_open(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was noted that it would go, and to whom. What is left of that is a mail in hand, and no doubt."""
+    """The journal noted the coming dot and its recipients. Afterwards it says that the mail is in progress, not in
+    doubt.
+    """
     noted: list[SlotState] = []
     not_said = in_hand.InHand.not_said
 
@@ -781,7 +796,7 @@ def test_a_dot_that_did_not_go_leaves_the_sender_open(server: SMTPServer, monkey
 
 
 def test_a_mail_that_is_due_since_1970_is_sent(server: SMTPServer) -> None:
-    """As some say 'at once'."""
+    """Some callers use this date for 'at once'."""
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     pretend(submitted(address(0)), due_at=as_stored(epoch))
     assert send_all() == ["accepted"]

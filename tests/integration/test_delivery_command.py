@@ -1,4 +1,4 @@
-"""``manage.py delivery``: what it decides, what it shows, and what it does not show."""
+"""``manage.py delivery``: its decisions, its output, and the data that it does not show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    """The exit code and what it printed."""
+    """Return the exit code and the output."""
     out = StringIO()
     try:
         call_command("delivery", *arguments, stdout=out)
@@ -39,7 +39,7 @@ def run(*arguments: str) -> tuple[int, str]:
     [
         ("cancel", Status.QUEUED, "cancelled", Status.CANCELLED),
         ("send-now", Status.DEFERRED, "due now", Status.DEFERRED),
-        ("release", Status.IN_DOUBT, "sent again", Status.DEFERRED),
+        ("release", Status.IN_DOUBT, "will be sent again", Status.DEFERRED),
         ("discard", Status.IN_DOUBT, "discarded", Status.FAILED),
     ],
 )
@@ -50,7 +50,9 @@ def test_each_decision_says_that_it_was_carried_out(what: str, before: Status, s
 
 
 def test_each_id_has_a_line_and_one_that_could_not_be_done_makes_it_fail() -> None:
-    """The others are done all the same; the words are English whatever the project speaks."""
+    """The command carries out the other decisions nevertheless. Its output is English in any language of
+    the project.
+    """
     finished, held = pretend(submitted(), status=Status.ACCEPTED), submitted()
     claimed(held)
     waiting = submitted()
@@ -60,30 +62,30 @@ def test_each_id_has_a_line_and_one_that_could_not_be_done_makes_it_fail() -> No
         refused = run("send-now", held.pk)
     assert code == 1
     assert said.splitlines() == [
-        f"✗ {finished.pk}: it is accepted",
-        "✗ unknown: there is no delivery of this id",
-        f"✗ {gone.pk}: the content is kept no longer",
+        f"✗ {finished.pk}: its status is accepted",
+        "✗ unknown: there is no delivery with this id",
+        f"✗ {gone.pk}: the content is no longer kept",
         f"{waiting.pk}: due now",
     ]
-    assert refused == (1, f"✗ {held.pk}: it is sending\n")
+    assert refused == (1, f"✗ {held.pk}: its status is sending\n")
 
 
 def test_a_copy_is_reported_by_its_id() -> None:
     delivery = submitted()
     code, said = run("resend", delivery.pk)
     copy = Delivery.objects.exclude(pk=delivery.pk).get()
-    assert (code, said) == (0, f"{delivery.pk}: a copy is sent as {copy.pk}\n")
-    assert run("resend", "unknown") == (1, "✗ unknown: there is no delivery of this id\n")
+    assert (code, said) == (0, f"{delivery.pk}: a copy will be sent as {copy.pk}\n")
+    assert run("resend", "unknown") == (1, "✗ unknown: there is no delivery with this id\n")
 
 
 def attempted() -> Delivery:
-    """A delivery that was tried once, whose server named addresses."""
+    """A delivery that was attempted once, and whose server named addresses in its reply."""
     delivery = pretend(
         submitted(KIM, "lee@example.com", from_email="noreply@example.com", subject="The secret subject"),
         status=Status.DEFERRED,
         attempts=1,
         code=450,
-        reason="1 of 2 recipients were put off",
+        reason="1 of 2 recipients were deferred",
         smtp_config="Primary",
         redirected_to="staging@example.com",
         recipients=[
@@ -98,7 +100,7 @@ def attempted() -> Delivery:
         duration=0.25,
         outcome=Status.DEFERRED,
         code=450,
-        reason="1 of 2 recipients were put off",
+        reason="1 of 2 recipients were deferred",
         reply="Lee <lee@example.com> is out",
         smtp_config="Primary",
         host="smtp.example.com",
@@ -113,10 +115,10 @@ def test_a_delivery_is_shown_with_its_attempts_and_without_addresses() -> None:
     assert code == 0
     for words in (
         r"status +deferred",
-        r"reason +1 of 2 recipients were put off",
+        r"reason +1 of 2 recipients were deferred",
         r"priority +normal",
         r"content +\d+ octets, kept",
-        r"in doubt +resend \(by the setting IN_DOUBT\)",
+        r"in doubt +resend \(from the setting IN_DOUBT\)",
         r"redirected +yes",
         r"recipient +1: accepted",
         r"recipient +2: pending: later",
@@ -142,12 +144,12 @@ def test_a_damaged_row_is_shown() -> None:
 
 
 def test_what_does_not_exist_is_not_shown() -> None:
-    with pytest.raises(CommandError, match="unknown: there is no delivery of this id"):
+    with pytest.raises(CommandError, match="unknown: there is no delivery with this id"):
         run("show", "unknown")
 
 
 def test_the_newest_are_listed_first_as_many_as_wanted() -> None:
-    assert run("list") == (0, "None.\n")
+    assert run("list") == (0, "There are no such deliveries.\n")
     ids = [submitted(KIM).pk for _ in range(4)]
     held = pretend(Delivery.objects.get(pk=ids[1]), status=Status.IN_DOUBT, reason="the worker was lost")
     every = run("list")[1]

@@ -1,4 +1,4 @@
-"""The dispatcher: what is claimed is sent over several sessions, and recorded together."""
+"""The dispatcher sends claimed mail over several sessions and records the outcomes together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Serve = Callable[..., SMTPServer]
 
 
 def test_what_is_due_is_sent(smtp_server: Serve) -> None:
-    """All of it, each once, and nothing of the batches is left."""
+    """All due mail is sent, each mail once, and no batch row is left."""
     server = smtp_server(security="plain", user=None)
     config_for(server)
     ids = [submitted().pk for _ in range(30)]
@@ -40,7 +40,7 @@ def test_what_is_due_is_sent(smtp_server: Serve) -> None:
 
 
 def test_inline(smtp_server: Serve) -> None:
-    """One after the other, in this thread."""
+    """Mails are sent one after the other, in this thread."""
     server = smtp_server(security="plain", user=None)
     config_for(server)
     ids = [submitted().pk for _ in range(5)]
@@ -51,7 +51,7 @@ def test_inline(smtp_server: Serve) -> None:
 def test_urgent_mail_goes_along_with_the_next_claim_of_another_queue(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is committed after the first claim. Its wake-up may wait in the worker behind those of many slices."""
+    """It is committed after the first claim. Its wake-up may wait in the worker behind those of many time slices."""
     config_for(smtp_server(security="plain", user=None))
     for _ in range(150):
         submitted(priority="bulk")
@@ -70,7 +70,7 @@ def test_urgent_mail_goes_along_with_the_next_claim_of_another_queue(
 
 
 def test_a_flood_of_urgent_mail_leaves_half_of_a_batch_to_the_queue() -> None:
-    """Of its own queue a batch is the most urgent mail, however much that is."""
+    """Within its own queue, a batch takes the most urgent mail first, however much there is."""
     urgent = {submitted(priority="high").pk for _ in range(10)}
     bulk = {submitted(priority="bulk").pk for _ in range(10)}
 
@@ -78,7 +78,7 @@ def test_a_flood_of_urgent_mail_leaves_half_of_a_batch_to_the_queue() -> None:
         batch = batches.claim(queue, priorities, along=(Priority.HIGH,), limit=8, owner="a worker", relay=None)
         assert batch is not None
         ids = [one.pk for one in batch.deliveries]
-        assert urgent.isdisjoint(ids[len(urgent.intersection(ids)) :]), "what is urgent comes first"
+        assert urgent.isdisjoint(ids[len(urgent.intersection(ids)) :]), "an urgent mail comes after bulk mail"
         batches.release(batch)
         return len(urgent.intersection(ids)), len(bulk.intersection(ids))
 
@@ -88,7 +88,7 @@ def test_a_flood_of_urgent_mail_leaves_half_of_a_batch_to_the_queue() -> None:
 
 
 def test_a_server_has_no_more_connections_than_it_may(smtp_server: Serve) -> None:
-    """However many sessions a process may have."""
+    """This limit applies even if a process may have more sessions."""
     server = smtp_server(security="plain", user=None)
     config_for(server, max_connections=2)
     for _ in range(20):
@@ -100,7 +100,7 @@ def test_a_server_has_no_more_connections_than_it_may(smtp_server: Serve) -> Non
 
 
 def test_what_waits_for_a_session_until_its_lease_is_short_goes_back(smtp_server: Serve) -> None:
-    """In no doubt, whatever its process does: another one may have a session free."""
+    """It goes back without doubt, even if its process dies. Another process may have a free session."""
     config_for(smtp_server(security="plain", user=None))
     ids = [submitted().pk for _ in range(3)]
     batch, route = claim(queue_of("normal"), journal=None)
@@ -121,7 +121,7 @@ def test_what_waits_for_a_session_until_its_lease_is_short_goes_back(smtp_server
 def test_a_look_gives_back_what_a_claim_of_an_unknown_end_has(
     smtp_server: Serve, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer to the claim is lost · so is the question whether it was made · a look follows, not a claim."""
+    """The answer to the claim is lost · so is the question whether it was made · a query without a claim follows."""
     config_for(smtp_server(security="plain", user=None))
     claim_, forestall = claiming.claim, batches.forestall
     answers, questions = [OperationalError("lost")], [OperationalError("refused")]

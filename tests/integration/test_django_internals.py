@@ -1,4 +1,4 @@
-"""What the app uses of Django beyond its documentation, on the Django in use."""
+"""Undocumented parts of Django that the app uses, tested on the installed version."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_this_version_of_django_was_read() -> None:
-    """Another one may have changed any of it: read its source, and add it to READ_FOR."""
+    """Another version may have changed any of them. Read its source, and add it to READ_FOR."""
     assert django.VERSION[:2] in django_internals.READ_FOR
 
 
 def test_the_supported_versions_are_those_that_were_read() -> None:
-    """By the classifiers of the package."""
+    """The classifiers of the package name the supported versions."""
     from importlib.metadata import metadata
 
     named = [one.rpartition(" :: ")[2] for one in metadata("celery-mail-dispatch").get_all("Classifier") or ()]
@@ -80,7 +80,7 @@ def test_a_statement_is_asked_with_values_and_shows_in_what_was_asked() -> None:
 
 
 def test_octets_go_in_and_come_out_as_they_were() -> None:
-    """The placeholder on the way in, the converters on the way out."""
+    """The placeholder encodes them on the way in, and the converters decode them on the way out."""
     stored = submitted("kim@example.com")
     octets = bytes(range(256))
     field = Delivery._meta.get_field("content")
@@ -99,7 +99,9 @@ def test_octets_go_in_and_come_out_as_they_were() -> None:
 
 
 def insert(**how: Any) -> int:
-    """Insert a configuration named 'Primary' by hand, for another host each time; return how many rows that were."""
+    """Insert a configuration named 'Primary' by hand, with a different host each time. Return the number of inserted
+    rows.
+    """
     fields = [field for field in SMTPConfig._meta.concrete_fields if not field.primary_key and not field.generated]
     row = SMTPConfig(name="Primary", host=f"smtp{SMTPConfig.objects.count()}.example.com", from_email="a@example.com")
     begin, end = django_internals.insert_words(connection, fields, **how)
@@ -128,7 +130,7 @@ def test_a_default_of_the_database_is_distinguished_from_a_value() -> None:
 
 
 def test_the_database_says_what_it_can() -> None:
-    """Each of those that are supported."""
+    """The database features match each supported database."""
     assert django_internals.can_skip_locked_rows(connection) == (connection.vendor != "sqlite")
     assert django_internals.can_index_a_part(connection) == (connection.vendor != "mysql")
 
@@ -190,14 +192,14 @@ def test_a_replaced_function_of_djangos_mail_is_noticed() -> None:
     assert django_internals.renders_mail_itself()
 
 
-def test_what_is_made_up_for_a_mail_is_what_django_makes_up() -> None:
+def test_generated_message_ids_and_dates_are_those_of_django() -> None:
     with made_up_alike():
         mime = EmailMessage("S", "B", "a@example.com", ["kim@example.com"]).message()
         assert django_internals.mail_message_id() == str(mime["Message-ID"])
         assert django_internals.mail_date() == str(mime["Date"])
 
 
-if django.VERSION < (6, 0):  # which gives headers to the standard library as they are
+if django.VERSION < (6, 0):  # it passes headers to the standard library unchanged
 
     def test_a_header_is_encoded_as_django_does() -> None:
         mime = EmailMessage("S", "B", "a@example.com", ["Jürgen <j@bücher.example>"]).message()

@@ -1,4 +1,4 @@
-"""What a killed process leaves of a mail that may have been sent, and of one that may have killed it."""
+"""The effects of a killed process on a mail that may have been sent, and on a mail that may have killed it."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def outcomes(delivery_id: str) -> list[str]:
 
 
 def test_doubt_pins_the_sender_and_the_bytes(server: SMTPServer, settings: Any) -> None:
-    """Sent, and killed before the answer · in doubt · Save of another sender · what is sent again is the same, octet
-    for octet, from the same sender, by the same server.
+    """Sent, and killed before the answer · in doubt · another sender is saved · the retry sends the same octets from
+    the same sender through the same server.
     """
     of(settings, IN_DOUBT="resend")
     (one,) = mails(1)
@@ -84,7 +84,7 @@ def test_doubt_pins_the_sender_and_the_bytes(server: SMTPServer, settings: Any) 
 
 
 def test_doubt_by_lease_pins_as_well(server: SMTPServer, folder: Path, settings: Any) -> None:
-    """The same on another host, whose journal is gone: by what the batch was claimed with."""
+    """The same on another host, whose journal is gone: the values stored with the claim of the batch decide."""
     of(settings, IN_DOUBT="resend")
     (one,) = mails(1)
     Child(send, hook=at("answered", die)).killed()
@@ -106,13 +106,13 @@ def test_doubt_by_lease_pins_as_well(server: SMTPServer, folder: Path, settings:
 def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of twenty-one kills its process whenever it is prepared, beside others in three sessions · it is tried alone
-    soon, and put aside after QUARANTINE_AFTER of those · the others are sent.
+    """One of 21 mails kills its process whenever it is prepared, next to others in three sessions · it is soon tried
+    alone, and quarantined after QUARANTINE_AFTER kills · the others are sent.
     """
     of(settings, SESSIONS=3)
     good = mails(20)
     poison = submitted("killer@example.com", subject="killer").pk
-    Delivery.objects.filter(pk=poison).update(next_at=ago(10.5))  # amid the others
+    Delivery.objects.filter(pk=poison).update(next_at=ago(10.5))  # among the others
     plan = sandbox.plan_now
 
     def dying(recipients: Iterable[str]) -> sandbox.Plan:
@@ -132,10 +132,10 @@ def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
     assert (row.status, row.cause, row.reason) == (
         "quarantined",
         "worker_lost",
-        "its worker was lost every time it was tried",
+        "the worker was lost at every attempt",
     )
     assert deaths == 2 + 3
-    # Two of the deaths were in company: those who were beside it may be in doubt.
+    # Two of the kills happened next to other mails, which may be in doubt.
     assert Counter(delivery_statuses(*good))["in_doubt"] <= 2 * (3 - 1)
     for pk in good:
         manual.release(pk)
@@ -145,7 +145,7 @@ def test_a_mail_that_kills_is_put_aside_and_its_batch_mates_are_sent(
 
 
 def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no other mail · killed QUARANTINE_AFTER times, and put aside."""
+    """There is no other mail · it kills QUARANTINE_AFTER times and is quarantined."""
     (one,) = mails(1)
     deaths = 0
     while Child(send, hook=at("before it is read", die)).ended():
@@ -157,8 +157,8 @@ def test_a_mail_that_kills_whenever_it_is_tried_alone(server: SMTPServer, monkey
 def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four mails come one by one, so that each is a batch of its own, in four sessions of one process · one kills it,
-    again and again · only that one is put aside.
+    """Four mails arrive one by one, so each is its own batch, in four sessions of one process · one kills the process
+    again and again · only that one is quarantined.
     """
     of(settings, SESSIONS=4, QUARANTINE_AFTER=1)
     monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
@@ -169,7 +169,7 @@ def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
         if name == "in hand" and poison in ids:
             die()
         elif name == "in hand":
-            time.sleep(0.05)  # so that they are in hand together; nothing fails when they are not
+            time.sleep(0.05)  # so they are in progress together; the test does not fail if they are not
 
     for _ in range(8):
         child = Child(send, hook=dying)
@@ -177,12 +177,14 @@ def test_mails_that_die_beside_the_one_that_kills_are_not_put_aside(
             break
         recover()
     assert delivery_statuses(poison) == ["quarantined"]
-    # One whose final dot is said while the process dies is in doubt.
+    # A mail whose final dot is sent while the process dies is in doubt.
     assert set(delivery_statuses(*good)) <= {"accepted", "in_doubt"}
 
 
 def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that were given back twice come with six others, in three sessions · none is begun beside either of them."""
+    """Two mails that were given back twice arrive with six others, in three sessions · no mail is begun next to either
+    of them.
+    """
     of(settings, SESSIONS=3)
     monkeypatch.setattr(dispatcher._Pace, "claims", lambda self, sessions: 1)
     ids = mails(8)
@@ -196,7 +198,7 @@ def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, mo
                 in_hand.update(given)
                 beside.extend(pk for pk in in_hand - {*given} if suspects & (in_hand | {*given}))
             if suspects & {*given}:
-                time.sleep(0.1)  # in which another would be begun
+                time.sleep(0.1)  # enough time for another mail to begin
         elif name == "answer noted":
             with lock:
                 in_hand.difference_update(given)
@@ -208,8 +210,8 @@ def test_a_suspect_is_alone_in_its_process(server: SMTPServer, settings: Any, mo
 
 
 def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
-    """Killed while the greeting, or the reply to MAIL, is waited for, more often than QUARANTINE_AFTER · not the
-    mail's fault.
+    """Killed while the process waits for the greeting, or for the reply to MAIL, more often than QUARANTINE_AFTER ·
+    this is not counted against the mail.
     """
     (one,) = mails(1)
     for point in ("before a session", "before MAIL") * 4:
@@ -221,7 +223,7 @@ def test_waiting_for_a_reply_never_counts(server: SMTPServer) -> None:
 
 
 def test_an_attempt_that_comes_to_an_end_resets_the_count(server: SMTPServer) -> None:
-    """Killed twice · then the server puts it off · the count begins anew."""
+    """Killed twice · then the server defers it · the count begins again."""
     (one,) = mails(1)
     for _ in range(2):
         Child(send, hook=at("before it is read", die)).killed()

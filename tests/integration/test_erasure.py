@@ -1,4 +1,4 @@
-"""Erasing what is known of a person: everything goes, and nothing of anybody else."""
+"""Erasing the data of a person: all of it goes, and no data of other persons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _task_queue(task_queue: RecordingTaskQueue) -> None:
 
 
 def finished(*to: str, status: Status = Status.FAILED, **how: Any) -> Delivery:
-    """A mail that servers have refused, quoting its recipients, and whose content is still kept."""
+    """A mail that servers have refused with replies that quote its recipients, and whose content is still stored."""
     delivery = submitted(*to, **how)
     recipients = [
         {"address": item["address"], "status": "failed", "code": 550, "reply": f"550 <{item['address']}> is unknown"}
@@ -53,7 +53,7 @@ def finished(*to: str, status: Status = Status.FAILED, **how: Any) -> Delivery:
 
 
 def dump() -> str:
-    """All that the tables say, in lower case; what is sealed is opened."""
+    """Return the text of all tables in lower case, with sealed values decrypted."""
     rows = [
         {**row, "content": content.read(Delivery.objects.get(pk=row["id"])) if row["has_content"] else b""}
         for row in Delivery.objects.values()
@@ -62,8 +62,8 @@ def dump() -> str:
 
 
 @pytest.mark.parametrize("status", sorted(FINAL))
-def test_a_finished_mail_names_nobody_any_more(status: Status, settings: Any, tmp_path: Path) -> None:
-    """Neither its row, nor its attempts, nor its file; what it was and how it ended stays."""
+def test_an_erased_finished_mail_has_no_addresses(status: Status, settings: Any, tmp_path: Path) -> None:
+    """The row, its attempts and the file are erased. The type and the outcome of the mail stay."""
     use_files(settings, tmp_path)
     delivery = finished(KIM, status=status, idempotency_key=f"welcome-{KIM}", body=f"Dear {KIM}")
     pretend(delivery, redirected_to=KIM, options=f'{{"link": "{KIM}"}}')
@@ -100,8 +100,8 @@ def test_a_mail_to_several_keeps_the_others_and_loses_its_content() -> None:
     }
 
 
-def test_nothing_of_anybody_else_goes() -> None:
-    """However much their addresses look alike."""
+def test_erasure_keeps_other_recipients() -> None:
+    """Similar addresses stay as well."""
     others = (
         "joakim@example.com",
         "kim@example.com.br",
@@ -135,8 +135,8 @@ def test_an_address_is_found_however_it_is_written(kept: str, given: str) -> Non
     assert "kim" not in dump()
 
 
-def test_who_sent_a_finished_mail_is_erased_too() -> None:
-    """From its From header and its envelope, with the name; and from the content."""
+def test_the_sender_of_a_finished_mail_is_erased_too() -> None:
+    """The sender is erased from the From header, the envelope and the content, with the name."""
     for how in ({"from_email": f'"Kim Doe" <{KIM}>'}, {"from_email": LEE, "envelope_sender": KIM}):
         finished(SAM, **how)
     assert erase_recipient(KIM).deliveries == 2
@@ -145,14 +145,14 @@ def test_who_sent_a_finished_mail_is_erased_too() -> None:
 
 
 def test_a_sender_at_an_address_literal_is_erased_on_each_python() -> None:
-    """The strict parser of newer Pythons takes it for no address."""
+    """The strict parser of newer Python versions rejects such an address."""
     finished(SAM, from_email="Kim Doe <kim@[192.0.2.1]>")
     assert erase_recipient("kim@[192.0.2.1]").deliveries == 1
     assert "kim" not in dump()
 
 
-def test_what_a_server_said_of_somebody_in_another_mail_is_erased() -> None:
-    """That mail is otherwise as it was."""
+def test_a_reply_that_names_the_person_in_another_mail_is_erased() -> None:
+    """The rest of that mail is unchanged."""
     delivery = finished(LEE)
     pretend(delivery, recipients=[{**delivery.recipients[0], "reply": f"551 not here; try <{KIM}>."}])
     DeliveryAttempt.objects.update(reply=f"551 not here; try <{KIM.upper()}>.")
@@ -165,7 +165,7 @@ def test_what_a_server_said_of_somebody_in_another_mail_is_erased() -> None:
     assert content.read(row)
 
 
-# -- on their way ---------------------------------------------------------------------------------------------------
+# -- unfinished mail ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT])
@@ -196,7 +196,7 @@ def test_what_follows_a_mail_that_was_stopped_is_seen_to_by_a_worker(task_queue:
 
 
 def test_a_mail_to_several_goes_on_to_the_others(smtp_server: Serve) -> None:
-    """And loses its content when it is finished, whatever the settings say."""
+    """Its content is deleted when it finishes, regardless of the settings."""
     server = smtp_server()
     config_for(server)
     delivery = submitted(KIM, LEE)
@@ -213,7 +213,7 @@ def test_a_mail_to_several_goes_on_to_the_others(smtp_server: Serve) -> None:
 
 @pytest.mark.parametrize("how", ["accepted", "cancelled", "expired", "failed", "quarantined"])
 def test_its_content_goes_however_it_ends(how: str, smtp_server: Serve, settings: Any) -> None:
-    """Contents of accepted mail may be kept for days, those of others are; not this one."""
+    """The contents of other finished mail may be kept for days; this one is deleted."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 7}
     refuses = {"faults": [Fault(verb="RCPT", reply="550 5.1.1 unknown")]} if how == "failed" else {}
     config_for(smtp_server(**refuses))
@@ -239,7 +239,7 @@ def test_a_copy_does_not_go_to_who_was_erased(smtp_server: Serve) -> None:
         manual.resend(delivery.pk)
 
 
-def test_who_was_accepted_before_stays_accepted() -> None:
+def test_a_recipient_that_was_accepted_before_stays_accepted() -> None:
     delivery = submitted(KIM, LEE)
     first, second = delivery.recipients
     pretend(delivery, recipients=[{**first, "status": "accepted", "code": 250}, second], status=Status.DEFERRED)
@@ -249,7 +249,7 @@ def test_who_was_accepted_before_stays_accepted() -> None:
 
 
 def test_a_mail_that_is_being_sent_is_left_and_named() -> None:
-    """It is stopped if the server has not taken it yet, and can be erased after that."""
+    """It is stopped if the server has not accepted it yet, and can be erased after that."""
     delivery = submitted(KIM)
     batch = claims.claimed(delivery)
     before = Delivery.objects.values().get()
@@ -276,7 +276,7 @@ def test_a_mail_in_the_persons_name_goes_first_and_is_erased_then(smtp_server: S
 
 
 def test_a_mail_to_several_that_is_being_sent_goes_on(smtp_server: Serve) -> None:
-    """The others are to get it, and who is erased may have it already."""
+    """The other recipients must get it, and the erased recipient may have it already."""
     delivery = submitted(KIM, LEE)
     batch = claims.claimed(delivery)
     assert erase_recipient(KIM).left == (delivery.pk,)
@@ -286,7 +286,7 @@ def test_a_mail_to_several_that_is_being_sent_goes_on(smtp_server: Serve) -> Non
 
 
 def test_a_late_reply_does_not_bring_an_address_back(smtp_server: Serve) -> None:
-    """Of a mail that was in doubt when its recipient was erased."""
+    """The mail was in doubt when its recipient was erased."""
     batch = claims.claimed(submitted(KIM, LEE))
     claims.lose(batch)
     erase_recipient(KIM)
@@ -295,7 +295,7 @@ def test_a_late_reply_does_not_bring_an_address_back(smtp_server: Serve) -> None
     assert (row.status, [item["address"] for item in row.recipients]) == ("accepted", ["erased", LEE])
 
 
-# -- however many, whatever is in them ------------------------------------------------------------------------------
+# -- damaged rows and many rows -------------------------------------------------------------------------------------
 
 
 def test_a_row_that_cannot_be_read_is_erased_all_the_same() -> None:
@@ -314,8 +314,8 @@ def test_all_rows_are_searched_in_batches_without_their_contents(monkeypatch: py
     with CaptureQueriesContext(
         connection,
     ) as queries:
-        assert erase_recipient("nobody@example.com") == NOTHING
-    assert len(queries) == 7 + 1 + 1  # seven batches, the last of which is empty; replies
+        assert erase_recipient("unknown@example.com") == NOTHING
+    assert len(queries) == 7 + 1 + 1  # seven batches, the last one empty; replies
     assert not any('"content"' in query["sql"] or "`content`" in query["sql"] for query in queries)
     assert erase_recipient(KIM).deliveries == 10
 
@@ -354,7 +354,7 @@ def test_the_command_says_how_many_and_with_dry_run_does_nothing() -> None:
     before = dump()
     numbers = [
         "  2 deliveries that named the person",
-        "  2 mails on their way to the person, stopped",
+        "  2 unsent mails to the person, stopped",
         "  2 contents",
         "  1 replies of servers",
     ]

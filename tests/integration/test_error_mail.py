@@ -1,4 +1,4 @@
-"""Mail of the log to ADMINS: the database and the broker are down when it is wanted most."""
+"""Log mail to ADMINS. It is needed most when the database and the broker are down."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .test_backends import BACKENDS, DEPRECATED
 
 pytestmark = [pytest.mark.django_db(transaction=True), DEPRECATED]
 
-#: One mail, about a broker, a cache or a database that is away, and one about that mail.
+#: The most mails allowed: one about a broker, a cache or a database that is unreachable, and one about that mail.
 MOST = 2
 
 
 @pytest.fixture
 def database_is_down() -> Iterator[None]:
-    """Have nothing where the database was."""
+    """Point the connection at a database that does not exist."""
     kept = dict(connection.settings_dict)
     connection.close()
     connection.settings_dict |= {"HOST": "/nowhere", "NAME": "/nowhere/database"}
@@ -58,7 +58,7 @@ def use(settings: Any, path: str) -> str:
 
 @pytest.fixture
 def mailed_at() -> Iterator[Callable[[int], None]]:
-    """Have each line of the log from this level on mailed to ADMINS, by Django's own handler at the root."""
+    """Mail each log line from this level on to ADMINS, by Django's own handler at the root logger."""
     handler, root = AdminEmailHandler(), logging.getLogger()
 
     def begin(level: int) -> None:
@@ -81,7 +81,7 @@ def test_a_database_that_is_down_raises_unless_it_is_to_fail_silently(
         make_backend(backend, fail_silently=False).send_messages([message()])
     assert "is lost" not in caplog.text
     assert make_backend(backend, fail_silently=True).send_messages([message(), message()]) == 0
-    assert "Mail that was to fail silently is lost: the database failed (OperationalError)." in caplog.text
+    assert "A mail with fail_silently=True is lost: the database failed (OperationalError)." in caplog.text
     assert "kim@" not in caplog.text
 
 
@@ -90,27 +90,27 @@ def test_a_database_that_is_down_raises_unless_it_is_to_fail_silently(
 def test_an_error_is_logged_while_the_database_is_down(
     backend: str, mailed_at: Callable[[int], None], level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As Django's page 500 does; the line about the mail that is lost is not mailed again and again."""
+    """Django logs a server error (500) this way. The line about the lost mail is not mailed again and again."""
     mailed_at(level)
     logging.getLogger("shop").error("Something broke")
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "Something broke"
-    assert 1 <= sum("to fail silently is lost" in line for line in lines) <= MOST
+    assert 1 <= sum("with fail_silently=True is lost" in line for line in lines) <= MOST
 
 
 @pytest.mark.usefixtures("task_queue")
 def test_a_key_that_is_missing_is_logged_too(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Unless it is to fail silently, it is raised."""
+    """Without ``fail_silently``, the exception is raised."""
     use(settings, BACKENDS[0])
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": []}
     with pytest.raises(ImproperlyConfigured):
         make_backend(BACKENDS[0]).send_messages([message()])
     assert make_backend(BACKENDS[0], fail_silently=True).send_messages([message()]) == 0
-    assert "Mail that was to fail silently is lost: SMTP_PASSWORD_KEYS is not set" in caplog.text
+    assert "A mail with fail_silently=True is lost: SMTP_PASSWORD_KEYS is not set" in caplog.text
 
 
 def test_a_silent_mail_leaves_the_callers_transaction_whole(backend: str, smtp_server: Callable[..., Any]) -> None:
-    """A table that is locked or not there is an error like any other."""
+    """A locked or missing table is an error like any other."""
     config_for(smtp_server())
     table = Delivery._meta.db_table if "queued" in backend else "email_integration_circuitbreaker"
     with connection.cursor() as cursor:
@@ -131,7 +131,7 @@ def test_a_silent_mail_leaves_the_callers_transaction_whole(backend: str, smtp_s
 def test_a_broker_that_is_down_is_mailed_once(
     level: int, in_transaction: bool, mailed_at: Callable[[int], None], settings: Any, valkey: Valkey
 ) -> None:
-    """The mail is stored, its wake-up fails, the line about that is mailed, and no more."""
+    """The mail is stored, its wake-up fails, the line about the failure is mailed, and no more mails follow."""
     use(settings, BACKENDS[0])
     valkey.kill()
     mailed_at(level)
@@ -146,7 +146,7 @@ def test_a_broker_that_is_down_is_mailed_once(
 def test_a_task_queue_that_raises_is_mailed_once(
     mailed_at: Callable[[int], None], settings: Any, task_queue: RecordingTaskQueue
 ) -> None:
-    """Whatever it raises, as often as it is asked."""
+    """It does not matter which exception it raises, or how often."""
     use(settings, BACKENDS[0])
     task_queue.broken = ValueError("a queue that is not there")
     mailed_at(logging.WARNING)
@@ -158,7 +158,7 @@ def test_a_task_queue_that_raises_is_mailed_once(
 def test_a_warning_amid_sending_is_mailed_once(
     mailed_at: Callable[[int], None], settings: Any, valkey: Valkey, smtp_server: Callable[..., SMTPServer]
 ) -> None:
-    """The direct backend asks the cache at each mail, and warns when that is away."""
+    """The direct backend reads the cache for each mail, and logs a warning when the cache is unreachable."""
     use(settings, BACKENDS[1])
     server = smtp_server()
     config_for(server)
@@ -172,7 +172,7 @@ def test_a_warning_amid_sending_is_mailed_once(
 def test_a_task_queue_that_warns_is_mailed_once(
     mailed_at: Callable[[int], None], settings: Any, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As kombu does while it publishes."""
+    """kombu also logs warnings while it publishes."""
     use(settings, BACKENDS[0])
     mailed_at(logging.WARNING)
     notify = task_queue.notify
@@ -191,7 +191,7 @@ def test_a_task_queue_that_warns_is_mailed_once(
 
 
 def work(by: Callable[[], object], *, rounds: int = 4) -> int:
-    """Do as workers do, that many times over, with what is due; return how many mails there are then."""
+    """Process due mail this many times, as workers do. Return the resulting number of deliveries."""
     for _ in range(rounds):
         by()
     return Delivery.objects.count()
@@ -217,7 +217,7 @@ def by(
         "BREAKER_PROBE_FIRST": 60.0,
         "BREAKER_PROBE_MAX": 600.0,
     }
-    caplog.set_level(logging.WARNING, logger="celery")  # its lines about each task are none about mail
+    caplog.set_level(logging.WARNING, logger="celery")  # Celery's own lines about each task are not about mail
     return request.param  # type: ignore[no-any-return]
 
 
@@ -230,14 +230,14 @@ def by(
     ],
     ids=["refused", "deferred", "accepted"],
 )
-def test_what_becomes_of_a_mail_is_mailed_once(
+def test_the_outcome_of_a_mail_is_mailed_once(
     by: Callable[[], object],
     mailed_at: Callable[[int], None],
     smtp_server: Callable[..., SMTPServer],
     level: int,
     faults: list[Fault],
 ) -> None:
-    """The mail about it fares as the first one did."""
+    """The mail about a mail has the same outcome as the first one."""
     server = smtp_server()
     config_for(server)
     server.inject(*faults)
@@ -268,6 +268,6 @@ def test_a_database_that_fails_at_each_attempt_is_mailed_once(
 
     send_mail("S", "B", "lee@example.com", ["kim@example.com"])
     monkeypatch.setattr("email_integration.sending.attempts.Attempt._send", fail)
-    routing.active_relay()  # which warns of what there is not
+    routing.active_relay()  # logs its warning before the handler is installed
     mailed_at(logging.WARNING)
     assert work(by, rounds=6) == 2

@@ -1,4 +1,4 @@
-"""The line that each change of a mail's state has in the log."""
+"""The log line of each change of a mail's state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _log(task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture) -> It
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """The lines about mails since the last look."""
+    """Return the log lines about mails since the last call."""
     found = [record for record in caplog.records if record.name == "email_integration.delivery"]
     caplog.clear()
     return found
@@ -107,7 +107,7 @@ def test_what_is_sent_again_though_in_doubt_is_logged_as_that(caplog: pytest.Log
     logged(caplog)
     assert record(batch, InDoubt(cause=Cause.IN_DOUBT, reason="the connection was lost"))
     [line] = logged(caplog)
-    assert "in doubt, to be sent again" in line.getMessage()
+    assert "in doubt, will be sent again" in line.getMessage()
     assert (line.levelname, line.__dict__["outcome"], line.__dict__["status"]) == ("WARNING", "in_doubt", "deferred")
 
 
@@ -130,7 +130,7 @@ def test_an_end_without_an_attempt_has_a_line(
 def test_the_breaker_and_what_waits_for_it_are_logged_once(
     smtp_server: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wrong password: one attempt, one open breaker, one line for each mail that is put off untried."""
+    """After a wrong password: one attempt, one open breaker, and one line for each mail that is deferred untried."""
     config_for(smtp_server(), name="Primary", password="s3cret")
     first, second = submitted(KIM), submitted(KIM)
     attempt(first.pk)
@@ -161,11 +161,11 @@ def test_a_switch_is_logged_once(smtp_server: Serve, caplog: pytest.LogCaptureFi
     config_for(server, name="Two")
     routing.active_relay()
     routing.active_relay()
-    assert [record.getMessage() for record in caplog.records] == ["Mail goes by Two from now on."]
+    assert [record.getMessage() for record in caplog.records] == ["Mail is sent through Two from now on."]
 
 
 def recorded_together(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """The lines of three mails that are recorded in one commit."""
+    """Return the lines of three mails that are recorded in one commit."""
     for _ in range(3):
         submitted(KIM)
     batch = claimed()

@@ -1,4 +1,4 @@
-"""What Django's messages can say arrives byte for byte as Django's own backend would have sent it."""
+"""Every message that Django can send arrives byte for byte as Django's own backend would have sent it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def server(smtp_server: Serve) -> SMTPServer:
 
 
 def through_us(message: EmailMessage, server: SMTPServer, **how: Any) -> Message:
-    """Submit it, send it, and give what has arrived."""
+    """Submit and send the message, and return the received one."""
     server.messages.clear()
     delivery = submit(message, **how)
     result = attempt(delivery.pk)
@@ -58,16 +58,16 @@ def through_us(message: EmailMessage, server: SMTPServer, **how: Any) -> Message
 
 def through_django(message: EmailMessage, server: SMTPServer) -> Message:
     server.messages.clear()
-    # Django 6.1 wants the alias of an entry in MAILERS.
+    # Django 6.1 requires the alias of an entry in MAILERS.
     DjangosBackend(alias="djangos", host=server.host, port=server.port).send_messages([message])
     (arrived,) = server.messages
     return arrived
 
 
 def arrives_alike(build: Callable[[], EmailMessage], server: SMTPServer) -> Message:
-    """Send one through Django and two through us, and give what has arrived.
+    """Send one message through Django and two through this app. Return the last received one.
 
-    Our first of a kind may be rendered by Django, and the second by us.
+    Our first message of a kind may be rendered by Django, and the second by us.
     """
     with made_up_alike():
         expected = through_django(build(), server)
@@ -76,7 +76,7 @@ def arrives_alike(build: Callable[[], EmailMessage], server: SMTPServer) -> Mess
             arrived = through_us(build(), server)
         assert arrived.content == expected.content
         assert arrived.mail_from == expected.mail_from
-        # We ask once for whoever is named twice.
+        # We name a duplicate recipient only once.
         assert arrived.rcpt_tos == tuple(dict.fromkeys(expected.rcpt_tos))
     return arrived
 
@@ -93,7 +93,7 @@ def test_a_sender_left_open_comes_to_its_place_however_long_the_headers_before_i
     assert arrived.parsed.get_payload().strip() == "B"
 
 
-# -- case by case ---------------------------------------------------------------------------------------------------
+# -- single cases ---------------------------------------------------------------------------------------------------
 
 
 def message(**given: Any) -> EmailMessage:
@@ -130,7 +130,7 @@ def parsed_mail() -> Parsed:
 
 
 class OwnMessage(EmailMessage):
-    """Builds its MIME itself, and goes from somebody else."""
+    """A message that builds its MIME itself, with a different sender."""
 
     def message(self, **kwargs: Any) -> Any:
         if MODERN:
@@ -141,7 +141,7 @@ class OwnMessage(EmailMessage):
 
             made = SafeMIMEText(self.body, "plain", "utf-8")
         made["Subject"] = "own"
-        made["From"] = "somebody@example.org"
+        made["From"] = "another@example.org"
         made["To"] = "undisclosed-recipients:;"
         made["Message-ID"] = "<own@example.com>"
         made["X-Own"] = "yes"
@@ -149,7 +149,7 @@ class OwnMessage(EmailMessage):
 
 
 class Amended(EmailMultiAlternatives):
-    """Adds a header to what Django builds."""
+    """A message that adds a header to the result of Django."""
 
     def message(self, **kwargs: Any) -> Any:
         made = super().message(**kwargs)
@@ -205,9 +205,9 @@ CASES: dict[str, Callable[[], EmailMessage]] = {
     "long lines": lambda: message(body="x" * 5000 + "\n" + "ü" * 3000 + "\n.\n..\n"),
     "a long subject": lambda: message(subject="Grüße " * 80),
     "a long subject in ascii": lambda: message(subject="word " * 300),
-    "many recipients": lambda: message(to=[f"Somebody {n} <s{n}@example.com>" for n in range(60)]),
+    "many recipients": lambda: message(to=[f"Person {n} <s{n}@example.com>" for n in range(60)]),
     "latin-1 by hand": lambda: with_(message(subject="Grüße", body="Grüße"), encoding="iso-8859-1"),
-    # Django 6 sends it as it is, with its NULs, which RFC 2045 §2.8 does not allow.
+    # Django 6 sends it unchanged with its NULs, which RFC 2045 §2.8 does not allow.
     **({} if MODERN else {"utf-16 by hand": lambda: with_(message(body="Grüße"), encoding="utf-16")}),
     "line ends of all kinds": lambda: message(body="a\nb\r\nc\rd\n\n"),
     "From at the start of a line": lambda: message(body="From here\n>From there\n"),
@@ -227,7 +227,7 @@ CASES: dict[str, Callable[[], EmailMessage]] = {
     "a subclass that amends": lambda: Amended("S", "B", "h@example.com", TO, alternatives=[("<p>", "text/html")]),
     "nothing in it": lambda: message(subject="", body=""),
 }
-#: Django 6 makes text of these, and older ones cannot render them.
+#: Django 6 makes text of these values. Older versions cannot render them.
 TEXT_FROM_DJANGO_6: dict[str, Callable[[], EmailMessage]] = {
     "a number as an attachment": lambda: with_(message(), ("a.bin", 5, "application/pdf")),
     "a number as the body": lambda: with_(message(), body=5),
@@ -235,7 +235,7 @@ TEXT_FROM_DJANGO_6: dict[str, Callable[[], EmailMessage]] = {
 }
 if MODERN:
     CASES |= TEXT_FROM_DJANGO_6
-else:  # an attribute that was never documented, and that Django 6 refuses
+else:  # an undocumented attribute, which Django 6 refuses
     CASES["another subtype of parts"] = lambda: with_(multi(), inline_image(), mixed_subtype="related")
 
 
@@ -251,7 +251,7 @@ def test_a_text_in_utf_16_arrives_encoded(server: SMTPServer) -> None:
     assert arrived.parsed["Content-Transfer-Encoding"] == "base64"
     octets = arrived.parsed.get_payload(decode=True)
     assert isinstance(octets, bytes)
-    # From Django 6 on there is a line end of one octet behind it.
+    # From Django 6 on, a line end of one octet follows it.
     assert octets.decode("utf-16", "ignore").strip() == "Grüße"
 
 
@@ -270,18 +270,18 @@ def test_a_subclass_that_names_its_sender_keeps_it_where_none_was_given(server: 
     made = OwnMessage("S", "B", to=TO)
     made.from_email = ""
     arrived = through_us(made, server)
-    assert (arrived.mail_from, arrived.parsed["From"]) == ("somebody@example.org", "somebody@example.org")
+    assert (arrived.mail_from, arrived.parsed["From"]) == ("another@example.org", "another@example.org")
 
 
 def test_a_large_mail_arrives(server: SMTPServer) -> None:
     arrives_alike(lambda: with_(message(), ("a.bin", bytes(range(256)) * 8000)), server)
 
 
-# -- whatever it is -------------------------------------------------------------------------------------------------
+# -- arbitrary messages ---------------------------------------------------------------------------------------------
 
-# What a header may hold; Django refuses line breaks, and we other control characters too.
+# Characters that a header may contain. Django refuses line breaks, and we refuse other control characters too.
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=90)
-# Django sends a NUL as it is; we encode it: see tests/attacks/test_11_input.py.
+# Django sends a NUL unchanged; we encode it: see tests/attacks/test_11_input.py.
 bodies = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300) | st.text(
     "ab.\r\n \t", max_size=1500
 )
@@ -334,7 +334,7 @@ def test_any_message_arrives_as_django_sends_it(
     encoding: str | None,
     from_email: str,
 ) -> None:
-    """Or is refused in the caller, when Django cannot render it either."""
+    """If Django cannot render it either, the caller gets an exception."""
 
     def build() -> EmailMessage:
         made = EmailMultiAlternatives(from_email=from_email, **parts)
@@ -352,7 +352,7 @@ def test_any_message_arrives_as_django_sends_it(
     arrives_alike(build, server)
 
 
-# -- who must not be seen, and who sends it -------------------------------------------------------------------------
+# -- Bcc and senders ------------------------------------------------------------------------------------------------
 
 
 def test_bcc_is_never_visible(server: SMTPServer) -> None:
@@ -368,7 +368,7 @@ def test_bounces_go_to_an_envelope_sender_of_its_own(server: SMTPServer) -> None
     assert b"bounce" not in arrived.content
 
 
-def test_bounces_go_to_nobody_if_that_is_wanted(server: SMTPServer) -> None:
+def test_a_null_envelope_sender_gets_no_bounces(server: SMTPServer) -> None:
     for made in (message(), mail()):
         assert through_us(made, server, envelope_sender="<>").mail_from in ("", "<>")
 
@@ -399,14 +399,14 @@ def test_a_local_part_beyond_ascii_fails_for_good_where_it_is_not(smtp_server: S
     result = attempt(submit(message(to=["jürgen@example.com"])).pk)
     assert isinstance(result, Delivery)
     assert (result.status, result.code) == ("failed", None)
-    assert result.reason == "the server cannot take addresses with letters beyond ASCII (no SMTPUTF8)"
+    assert result.reason == "the server does not accept addresses with non-ASCII characters (no SMTPUTF8)"
 
 
-# -- what cannot be rendered ----------------------------------------------------------------------------------------
+# -- messages that cannot be rendered -------------------------------------------------------------------------------
 
 
 class Broken(EmailMessage):
-    """Fails where it is rendered."""
+    """An attachment that fails when it is rendered."""
 
     def message(self) -> Any:
         raise self.error

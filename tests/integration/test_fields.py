@@ -1,4 +1,4 @@
-"""The sealed password: where it is readable, and where it never is."""
+"""The sealed password: the places where it can be read, and those where it never appears."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "s3cret-päßword"
 
 @pytest.fixture
 def keys(settings: Any) -> list[str]:
-    """The keys in force; a test may change the list."""
+    """The current keys. A test may change the list."""
     found = [Fernet.generate_key().decode()]
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": found}
     return found
@@ -138,7 +138,7 @@ def test_a_form_never_shows_it(keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("lookup", ["password", "password__startswith", "password__in", "password__contains"])
-def test_nobody_can_search_by_it(keys: list[str], lookup: str) -> None:
+def test_an_encrypted_field_cannot_be_searched(keys: list[str], lookup: str) -> None:
     with pytest.raises(FieldError):
         SMTPConfig.objects.filter(**{lookup: [SECRET]}).exists()
 
@@ -169,7 +169,7 @@ def test_a_dump_carries_the_sealed_password_and_can_be_loaded(keys: list[str], t
     SMTPConfig.objects.all().delete()
     (tmp_path / "dump.json").write_text(out.getvalue())
     call_command("loaddata", tmp_path / "dump.json", verbosity=0)
-    # Django reads the attribute when it loads a dump, so the key is needed, and the token is new.
+    # Django reads the attribute when it loads a dump. So the key is needed, and the token is new.
     assert column().startswith("fernet$1$gAAAA")
     assert SECRET not in column()
     assert SMTPConfig.objects.get().password == SECRET
@@ -189,7 +189,7 @@ def test_a_token_opens_in_its_place_only(other: tuple[str, str, str]) -> None:
 
 
 def test_a_token_of_another_version_does_not_open() -> None:
-    """Nor one with its version taken off or put on: the version is sealed too."""
+    """A token with its version removed or added does not open either: the version is sealed too."""
     place = SecretPlace("model", "field", "row")
     stored = str(seal(SECRET, place))
     for changed in (stored.replace("$1$", "$2$"), stored.replace("$1$", "$"), stored.replace("$1$", "$1$1$")):

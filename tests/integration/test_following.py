@@ -1,4 +1,4 @@
-"""A mail that is begun along with the final dot of the one before it, and what may come between."""
+"""A mail that is begun in the same write as the final dot of the mail before it, and events between the two."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _one_session(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is due is claimed together, and sent over one session unless a test says otherwise."""
+    """All due mail is claimed together, and sent over one session unless a test says otherwise."""
     change(settings, RETRY_FIRST=60.0, BREAKER_PROBE_FIRST=60.0, SESSIONS=1)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
 
@@ -43,7 +43,7 @@ def server(smtp_server: Callable[..., SMTPServer]) -> SMTPServer:
 
 @pytest.fixture(autouse=True)
 def _no_session_is_left(server: SMTPServer) -> Iterator[None]:
-    """Each that was lent has come back."""
+    """Require that every session was returned to the pool."""
     yield
     assert [ours.lent for ours in pool._sessions.values() if ours.lent] == []
 
@@ -63,12 +63,12 @@ def stand(ids: list[str]) -> list[str]:
 
 
 def received(server: SMTPServer) -> list[str]:
-    """Who got mail, in turn."""
+    """Return the recipients in the order in which they got mail."""
     return [recipient for message in server.messages for recipient in message.rcpt_tos]
 
 
 def at(monkeypatch: pytest.MonkeyPatch, point: str, delivery: str, do: Callable[[], object]) -> None:
-    """Do that when the delivery comes to the point, the first time."""
+    """Call ``do`` when the delivery reaches the point for the first time."""
     left = [do]
 
     def hook(name: str, *ids: str) -> None:
@@ -82,10 +82,10 @@ def verbs(server: SMTPServer) -> list[list[str]]:
     return [session.verbs for session in server.sessions]
 
 
-def test_it_is_in_hand_before_the_dot_that_it_goes_along_with(
+def test_a_mail_is_in_progress_before_the_dot_that_its_commands_are_sent_with(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And only noted as waiting: the death of the process meanwhile is none of its doing."""
+    """It is only noted as waiting, so a death of the process at this time does not count against it."""
     first, second = together(2)
     seen: list[str] = []
     monkeypatch.setattr(points, "hook", lambda name, *ids: seen.append(f"{name} {'AB'[ids[0] == second]}"))
@@ -104,7 +104,7 @@ def test_it_is_in_hand_before_the_dot_that_it_goes_along_with(
 def test_it_is_not_gone_on_with_if_it_is_to_end_by_then(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch, column: str, value: Any, status: str
 ) -> None:
-    """Its session, on which it was begun, is given up; the next goes over another one."""
+    """The session on which it was begun is closed. The next mail uses another session."""
     ids = together(3)
     turns: list[crew._Turn] = []
     take_along = crew.Crew.take_along
@@ -129,7 +129,7 @@ def test_it_is_not_gone_on_with_if_it_is_to_end_by_then(
 
 
 def test_a_cancellation_that_a_record_brings_is_heeded(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled while the one before it waits for the reply to its dot, and an earlier one is recorded."""
+    """It is cancelled while the mail before it waits for the reply to its dot and an earlier mail is recorded."""
     monkeypatch.setattr(crew, "MOST_RECORDED", 1)
     ids = together(3)
     asked, known, waited = threading.Event(), threading.Event(), []
@@ -173,7 +173,7 @@ def test_after_the_end_of_its_session_it_goes_over_another_one_in_no_doubt(
 
 
 def test_a_server_that_is_found_at_fault_is_not_gone_on_with(server: SMTPServer) -> None:
-    """What it said of the one before has tripped its breaker."""
+    """The server's reply to the mail before it has tripped its breaker."""
     server.inject(Fault(verb="DOT", reply="451 4.7.1 Sending rate limit exceeded"))
     ids = together(8)
     send_due()
@@ -233,7 +233,7 @@ def test_one_that_cannot_be_read_keeps_no_dot_from_being_said(server: SMTPServer
 def test_another_thread_that_has_nothing_to_do_takes_it_over_from_a_slow_one(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reply to a final dot does not come before all the others are sent."""
+    """The reply to a final dot does not arrive until all others are sent."""
     change(settings, SESSIONS=2)
     monkeypatch.setattr(crew, "_WAITS_FOR_SESSION", 0.01)
     others_are_sent = threading.Event()
@@ -292,7 +292,7 @@ def test_the_journal_has_one_slot_of_one_that_was_taken_over(
 def test_where_one_session_is_all_no_other_thread_takes_it_over(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It could not begin it either, and its session would be given up in vain."""
+    """It could not begin the mail either, and its session would be closed needlessly."""
     SMTPConfig.objects.update(max_connections=1)
     change(settings, SESSIONS=4)
     monkeypatch.setattr(crew, "_WAITS_FOR_SESSION", 0.0)
@@ -305,7 +305,7 @@ def test_where_one_session_is_all_no_other_thread_takes_it_over(
 def test_a_server_that_is_to_have_fewer_sessions_has_fewer_at_once(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chain of mails that follow each other ends for that."""
+    """A chain of mails that follow each other ends to close its session."""
     change(settings, SESSIONS=4)
     ids = together(40)
     lock = threading.Lock()
@@ -334,7 +334,7 @@ def test_a_server_that_is_to_have_fewer_sessions_has_fewer_at_once(
 
 
 def test_after_the_end_of_its_dispatcher_it_is_not_sent(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For it would not be recorded."""
+    """Its outcome would not be recorded."""
     together(6)
     waits, ended = threading.Event(), threading.Event()
     leave = crew.Crew.__exit__
@@ -363,7 +363,7 @@ def test_after_the_end_of_its_dispatcher_it_is_not_sent(server: SMTPServer, monk
 def test_what_keeps_it_from_being_begun_leaves_the_other_in_no_doubt(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database goes away just as it is asked which relay is active."""
+    """The database becomes unreachable during the query for the active relay."""
     ids = together(4)
     from_database = resolver._from_database
     fails = threading.Event()
@@ -389,14 +389,14 @@ def test_what_keeps_it_from_being_begun_leaves_the_other_in_no_doubt(
 def test_one_that_waits_where_the_journal_has_failed_goes_back_with_its_batch(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was claimed with a journal: without a slot its death would leave no doubt."""
+    """It was claimed with a journal: without a slot, a death of the process would leave no record of doubt."""
     ids = together(12)
     take, tried = Journal.take, list[str]()
 
     def taking(self: Journal, delivery_id: str, *more: Any, **how: Any) -> Slot:
         if delivery_id == ids[3]:
             tried.append(delivery_id)
-            if len(tried) == 1:  # another thread has found it out meanwhile
+            if len(tried) == 1:  # another thread has discovered it in the meantime
                 (one,) = crews
                 with one._lock:
                     one._journal = None
@@ -424,7 +424,7 @@ def test_one_that_waits_where_the_journal_has_failed_goes_back_with_its_batch(
     assert stand(ids)[:3] == ["accepted"] * 3
     assert tried
     assert with_slot
-    assert with_slot.isdisjoint(without_slot), "of a batch that was claimed with a journal none goes without a slot"
+    assert with_slot.isdisjoint(without_slot), "a batch with a journal sent a mail without a slot"
     assert received(server) == list(dict.fromkeys(received(server)))
 
 
@@ -443,7 +443,7 @@ def test_a_session_that_others_wait_for_is_given_back(server: SMTPServer, monkey
 
 
 def test_an_answer_that_is_too_old_by_the_dot_is_not_used(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease of the first was to be renewed meanwhile, and that took its time."""
+    """The renewal of the first mail's lease took too long."""
     finish, ahead = Session.finish, list[Any]()
 
     def finishing(self: Session, **how: Any) -> Reply:
@@ -476,7 +476,7 @@ def test_a_session_that_may_carry_no_more_begins_none(server: SMTPServer, settin
 
 
 def test_the_sender_of_a_configuration_is_asked_for_when_it_is_begun(server: SMTPServer) -> None:
-    """Nothing of it is said once more where all goes well."""
+    """No command is repeated when there are no faults."""
     together(4)
     send_due()
     assert SMTPConfig.objects.count() == 1

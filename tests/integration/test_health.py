@@ -1,4 +1,4 @@
-"""/healthz and /readyz: what a machine that asks is told."""
+"""/healthz and /readyz: the responses for monitoring."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _heartbeat(valkey: Any, task_queue: RecordingTaskQueue) -> Iterator[None]:
-    """There was a sweep just now."""
+    """The last sweep was just now."""
     sweeper.leave_heartbeat()
     yield
-    wait_until(lambda: not health.readiness._running, what="the end of all checks")
+    wait_until(lambda: not health.readiness._running, what="all checks finished")
 
 
 def asked(client: Client) -> tuple[int, dict[str, Any]]:
@@ -35,7 +35,7 @@ def asked(client: Client) -> tuple[int, dict[str, Any]]:
 
 
 def test_healthz_asks_nothing(client: Client, django_assert_num_queries: Any, valkey: Any) -> None:
-    """It answers with everything else gone."""
+    """It answers even if all other services are down."""
     valkey.stop()
     with django_assert_num_queries(0):
         response = client.get("/healthz")
@@ -43,7 +43,7 @@ def test_healthz_asks_nothing(client: Client, django_assert_num_queries: Any, va
 
 
 def test_readyz_names_each_part_with_a_sentence(client: Client) -> None:
-    """All is well: 200, and each check has ok, a sentence and its seconds."""
+    """All parts are healthy: the status is 200, and each check has ok, a sentence and its seconds."""
     status, body = asked(client)
 
     assert status == 200
@@ -56,7 +56,7 @@ def test_readyz_names_each_part_with_a_sentence(client: Client) -> None:
 
 
 def test_without_the_broker_it_is_not_ready(client: Client, valkey: Any) -> None:
-    """Broker and cache are one server here; the database is well still."""
+    """Broker and cache are one server here. The database is still healthy."""
     valkey.stop()
     status, body = asked(client)
 
@@ -66,7 +66,7 @@ def test_without_the_broker_it_is_not_ready(client: Client, valkey: Any) -> None
 
 
 def test_a_frozen_broker_does_not_hold_it_up(client: Client, valkey: Any) -> None:
-    """Whoever asks has an answer in the time that all questions have together."""
+    """The response arrives within the time limit of all checks together."""
     valkey.freeze()
     with soon(10 * health.PATIENCE):
         status, _ = asked(client)
@@ -86,7 +86,7 @@ def test_when_nothing_sweeps_it_is_not_ready(client: Client, valkey: Any) -> Non
 
 @pytest.mark.parametrize(("priority", "expected"), [("high", 503), ("normal", 503), ("bulk", 200)])
 def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, priority: str, expected: int) -> None:
-    """A mail that is due beyond the limit; of 'bulk' it is only told."""
+    """A mail is overdue beyond the limit. For 'bulk' this is only reported and does not fail the check."""
     limit = 60.0
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "QUEUE_AGE_LIMIT": limit}
     pk = submitted().pk
@@ -98,7 +98,7 @@ def test_mail_that_waits_too_long_says_no(client: Client, settings: Any, priorit
 
 
 def test_it_shows_no_address_and_no_secret(client: Client, settings: Any, valkey: Any) -> None:
-    """Neither when all is well nor when nothing is."""
+    """Neither when all checks pass nor when none does."""
     delivery = submitted("kim@example.com")
     Delivery.objects.filter(pk=delivery.pk).update(due_at=ago(3600))
     said = [client.get("/readyz").content.decode()]
@@ -111,7 +111,7 @@ def test_it_shows_no_address_and_no_secret(client: Client, settings: Any, valkey
 
 
 def test_what_hangs_is_checked_once(client: Client) -> None:
-    """However often somebody asks, one thread waits."""
+    """However often it is requested, only one thread waits."""
     go_on = threading.Event()
     asked: list[int] = []
 
@@ -132,7 +132,7 @@ def test_what_hangs_is_checked_once(client: Client) -> None:
 
 
 def test_all_checks_together_have_the_time_that_is_given() -> None:
-    """One after the other, thirty that hang would take thirty times as long."""
+    """One after the other, thirty checks that hang would take thirty times as long."""
     go_on = threading.Event()
     hang = {f"hangs {number}": lambda: (go_on.wait(PATIENCE), "it went on") for number in range(30)}
     checks = CheckGroup(hang)
@@ -140,11 +140,11 @@ def test_all_checks_together_have_the_time_that_is_given() -> None:
         answers = checks.run(patience=0.5)
     assert not any(answer.ok for answer in answers.values())
     go_on.set()
-    wait_until(lambda: not checks._running, what="the end of all checks")
+    wait_until(lambda: not checks._running, what="all checks finished")
 
 
 def test_what_raises_is_not_well_and_quotes_nothing() -> None:
-    """The text of an error may hold anything."""
+    """The text of an exception may contain anything."""
 
     def raises() -> tuple[bool, str]:
         raise ValueError("kim@example.com")
@@ -157,6 +157,6 @@ def test_what_raises_is_not_well_and_quotes_nothing() -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_nothing_keeps_an_old_answer(client: Client, path: str) -> None:
-    """No proxy may answer for us."""
+    """No proxy may answer from its cache."""
     assert "no-store" in client.get(path)["Cache-Control"]
     assert client.post(path).status_code == 405

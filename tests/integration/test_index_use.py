@@ -1,6 +1,6 @@
-"""What is asked again and again is answered by the indexes that are there for it, however much the table holds.
+"""Frequent queries use the indexes that exist for them, regardless of the size of the table.
 
-They are partial on SQLite and PostgreSQL. MariaDB has no such thing, and has them of the whole table.
+The indexes are partial on SQLite and PostgreSQL. MariaDB has no partial indexes, and indexes the whole table.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def empty() -> None:
 
 
 def fill(doublings: int) -> None:
-    """Sixteen finished deliveries of as many days, doubled so often, and a few that wait or are old."""
+    """Insert 16 finished deliveries of 16 different days, double them ``doublings`` times, and add a few that wait or
+    are old.
+    """
     for days in range(16):
         pk = submitted().pk
         changes = {"has_content": False, "content": b"", "next_at": None, "recipients": []}
@@ -76,7 +78,7 @@ def fill(doublings: int) -> None:
 
 
 def analyse() -> None:
-    """Have the database know what it holds."""
+    """Update the database's statistics."""
     analyze = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE", "mysql": f"ANALYZE TABLE {TABLE}"}
     with connection.cursor() as cursor:
         cursor.execute(analyze[connection.vendor])
@@ -85,7 +87,7 @@ def analyse() -> None:
 
 
 def asked(what: Callable[[], object], words: str) -> str:
-    """The first question about deliveries with these words in its condition, as the database gets it."""
+    """Return the first query on deliveries that has these words in its condition, as it is sent to the database."""
     with CaptureQueriesContext(connection) as queries:
         what()
     conditions = {query["sql"]: query["sql"].replace("`", '"').partition(" WHERE ")[2] for query in queries}
@@ -102,7 +104,7 @@ def rows_of(query: str) -> list[dict[str, Any]]:
 
 
 def listed(**asked: str) -> None:
-    """The list of deliveries in the admin."""
+    """Request the list of deliveries in the admin."""
     page = logged_in("view_delivery").get(reverse("admin:email_integration_delivery_changelist"), asked)
     assert page.status_code == 200
 
@@ -111,7 +113,7 @@ def _lately() -> Interval:
     return PERIODS["day"].intervals(timezone.now())[-2]
 
 
-#: What is asked, by which words in its condition it is known, and by which index it is to be answered, or which other.
+#: Queries: a call that makes each, words that identify its condition, and the index, or indexes, that it must use.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (claim, '"next_at" <=', "delivery_next_at"),
     (lambda: batches.is_due("mail", PRIORITIES, mark=LowWaterMark()), '"next_at" <=', "delivery_next_at"),
@@ -137,15 +139,15 @@ OF_ALL_ROWS = {"delivery_message_id"}
 
 @pytest.mark.parametrize(("ask", "words", "index"), QUESTIONS, ids=[index for _, _, index in QUESTIONS])
 def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str, index: str) -> None:
-    fill(10)  # some 16,000
+    fill(10)  # about 16,000 rows
     query = asked(ask, words)
-    # Of circuit breakers and batches, of which there are few, is asked by such names too.
+    # Queries on the few circuit breakers and batches use such column names too.
     small = sum(model._meta.db_table in query for model in (CircuitBreaker, DeliveryBatch))
     if "$1" in query:
         return  # its plan is in test_batches.py
     if connection.vendor == "mysql":
-        # Among indexes of the whole table it has a choice.
-        # Of what else is asked with it, the circuit breakers, there are few. '<derived2>' is what is counted.
+        # MariaDB can choose among indexes of the whole table. The other table in the query, circuit breakers, is small.
+        # '<derived2>' is the subquery that is counted.
         steps = [step for step in rows_of(f"EXPLAIN {query}") if re.fullmatch(rf"{TABLE}|[UV]\d", step["table"] or "")]
         others = [step for step in steps if INDEXES.isdisjoint(re.split("[,|]", step["key"] or ""))]
         assert len(others) <= min(small, len(steps) - 1), others
@@ -159,7 +161,7 @@ def test_it_is_answered_by_its_index_alone(ask: Callable[[], object], words: str
 
 
 def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:
-    """The others are there all the same."""
+    """The other indexes exist on every database."""
     names = INDEXES - OF_ALL_ROWS
     match connection.vendor:
         case "sqlite":
@@ -174,7 +176,9 @@ def test_the_indexes_are_partial_where_there_is_such_a_thing() -> None:
 
 
 def work_of_a_sweep() -> int:
-    """How much the database has to do for one: steps of SQLite's machine, pages of PostgreSQL, rows of MariaDB."""
+    """Return the work of the database for one sweep: steps of SQLite's virtual machine, pages of PostgreSQL, or rows of
+    MariaDB.
+    """
     if connection.vendor == "sqlite":
         steps = 0
 
@@ -211,14 +215,14 @@ def test_a_sweep_costs_no_more_however_much_is_finished() -> None:
         empty()
     few, many = costs
     print(f"work of a sweep with 1,024 finished rows: {few}, with 65,536: {many}")
-    # Reading what is finished, or its index, would be hundreds of pages. Some tens more or fewer mean nothing: a small
-    # table may be read whole, and what another transaction may still see is passed over row by row.
+    # Reading all finished rows, or their index, would take hundreds of pages. A difference of some tens means nothing:
+    # a small table may be read whole, and rows that another transaction may still see are skipped one by one.
     assert many <= few + 100
 
 
 @pytest.mark.parametrize("condition", [{"among": transitions.CLAIMABLE}, {"not_among": FINAL}], ids=["claim", "record"])
 def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(condition: dict[str, Any]) -> None:
-    """All mail was finished when the database looked, and then a thousand are submitted."""
+    """All mail was finished when the database was analyzed, and then a thousand mails are submitted."""
     fill(6)
     Delivery.objects.exclude(status=Status.ACCEPTED).delete()
     analyse()
@@ -232,12 +236,12 @@ def test_a_mail_is_found_by_its_key_when_the_statistics_are_of_an_idle_hour(cond
         keys = (
             [column[0] for column in cursor.description].index("key") if connection.vendor == "mysql" else slice(None)
         )
-    plan = str([row[keys] for row in found])  # MariaDB names in other columns what it has not chosen
+    plan = str([row[keys] for row in found])  # MariaDB names unused indexes in other columns
     assert not any(name in plan for name in INDEXES), plan
 
 
 def test_a_record_looks_up_each_of_its_mails_by_the_key() -> None:
-    """A database may believe that to read a whole table is faster, for as long as that is small."""
+    """While a table is small, a database may consider reading all of it faster."""
     fill(6)
     submit_many(EmailMessage("S", "B", "a@example.com", ["kim@example.com"]) for _ in range(300))
     analyse()
@@ -262,7 +266,7 @@ def test_a_record_looks_up_each_of_its_mails_by_the_key() -> None:
 
 
 def test_no_text_has_a_second_index_for_like() -> None:
-    """Django makes them on PostgreSQL."""
+    """Django creates such indexes on PostgreSQL."""
     with connection.cursor() as cursor:
         for model in (Delivery, DeliveryAttempt, DeliveryBatch):
             found = connection.introspection.get_constraints(cursor, model._meta.db_table)

@@ -1,4 +1,4 @@
-"""New deliveries come into the database as ``save()`` would bring them, by each of the ways there are."""
+"""New deliveries are stored exactly as ``save()`` would store them, by each way of inserting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.deliveries import in_threads
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue")]
 
-#: Text that COPY, JSON or a driver might take for something else.
+#: Text that COPY, JSON or a driver might misinterpret.
 ODD = (
     "",
     " ",
@@ -64,7 +64,7 @@ def made(text: str = "", **values: Any) -> Delivery:
 
 
 def kinds() -> list[Delivery]:
-    """Of each kind of value, and all attributes at least once other than usual."""
+    """Return deliveries with every kind of value, and every attribute set to an unusual value at least once."""
     return [
         *map(made, ODD),
         made(from_at=0, next_at=_NOW, eight_bit=True, content=b"", content_file="a/b", content_seal="gcm$1$"),
@@ -77,7 +77,7 @@ def kinds() -> list[Delivery]:
 
 
 def test_what_is_due_at_once_has_its_time_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host whose clock is ahead loses none by it; however many are inserted."""
+    """A host whose clock is ahead does not delay its mail. The number of inserted rows does not matter."""
     real = timezone.now
     ahead = real() + dt.timedelta(minutes=10)
     for count in (1, 20):
@@ -110,7 +110,7 @@ def together(deliveries: list[Delivery], **how: Any) -> int:
 
 
 def watched(deliveries: list[Delivery]) -> int:
-    """By statements that are shown to what the application has installed."""
+    """Insert through statements that the application's execute wrapper can see."""
     seen: list[str] = []
 
     def see(execute: Callable[..., Any], text: str, *rest: Any) -> Any:
@@ -131,7 +131,9 @@ def logged(deliveries: list[Delivery]) -> int:
 
 
 def prepared(deliveries: list[Delivery]) -> int:
-    """One by one outside of a transaction, by a statement that the server has prepared from the first on."""
+    """Insert one by one outside of a transaction, by a statement that the server has prepared from the
+    first call on.
+    """
     connection.ensure_connection()
     if connection.vendor == "postgresql":
         connection.connection.prepare_threshold = 0
@@ -163,7 +165,7 @@ def test_each_way_stores_what_save_stores(way: Callable[[list[Delivery]], int]) 
 
 @contextlib.contextmanager
 def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The numbers of rows that were copied."""
+    """Yield the numbers of rows that were copied."""
     counted: list[int] = []
 
     def counting(copy: Callable[..., int]) -> Callable[..., int]:
@@ -180,7 +182,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_many_are_copied_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a few, not what may be known already, and not behind the back of what watches statements."""
+    """COPY is not used for a few rows, for rows that may exist already, or when the application watches statements."""
     with copies(monkeypatch) as counted:
         together([made() for _ in range(20)])
         expected = [20] if connection.vendor == "postgresql" else []
@@ -193,8 +195,8 @@ def test_many_are_copied_where_that_is_possible(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("number", [1, 3, 20])
-def test_what_is_there_is_an_error_of_django_and_nothing_is_inserted(number: int) -> None:
-    """The caller's savepoint is rolled back, and the rest of the transaction goes on."""
+def test_an_existing_id_is_an_integrity_error_and_inserts_no_row(number: int) -> None:
+    """The caller's savepoint is rolled back, and the rest of the transaction continues."""
     first = made()
     first.save()
     new = [made() for _ in range(number)]
@@ -210,7 +212,7 @@ def test_what_is_there_is_an_error_of_django_and_nothing_is_inserted(number: int
 
 @pytest.mark.parametrize("number", [1, 20])
 def test_an_error_without_a_savepoint_breaks_the_transaction(number: int) -> None:
-    """As one of ``save()``: what follows must not look as if it could be committed."""
+    """It does so like an error of ``save()``: the following statements must not seem to be committable."""
     first = made()
     first.save()
     with transaction.atomic():
@@ -221,7 +223,7 @@ def test_an_error_without_a_savepoint_breaks_the_transaction(number: int) -> Non
 
 
 @pytest.mark.parametrize("number", [1, 3, 20])
-def test_what_is_known_is_left_out(number: int) -> None:
+def test_known_mails_are_not_inserted(number: int) -> None:
     first = made(idempotency_key="once")
     first.save()
     known, keyed = made(id=first.pk), made(idempotency_key="once")
@@ -231,7 +233,7 @@ def test_what_is_known_is_left_out(number: int) -> None:
 
 
 def test_rows_that_are_secured_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL has no COPY for them (row-level security)."""
+    """PostgreSQL does not support COPY for such tables (row-level security)."""
     monkeypatch.setattr(django_internals, "_secures_rows", lambda alias, table: True)
     with copies(monkeypatch) as counted:
         assert together([made() for _ in range(20)]) == 20
@@ -254,7 +256,7 @@ def test_an_instance_is_made_as_its_model_makes_it() -> None:
 
 
 def test_an_instance_is_shown_to_those_who_listen() -> None:
-    """To what the application has connected to Django's signals of it."""
+    """Receivers of Django's signals that the application has connected get the instance."""
     heard: list[Any] = []
 
     def hear(sender: Any, instance: Any, **_: Any) -> None:
@@ -290,7 +292,9 @@ def test_a_stored_instance_reads_what_it_does_not_know() -> None:
 
 
 def test_contents_are_the_last_column_and_stored_as_they_are() -> None:
-    """SQLite reads the others without them then. What is sealed does not become smaller: PostgreSQL need not try."""
+    """SQLite can then read the other columns without them. Sealed contents cannot be compressed, so PostgreSQL need not
+    try.
+    """
     table = Delivery._meta.db_table
     with connection.cursor() as cursor:
         assert connection.introspection.get_table_description(cursor, table)[-1].name == "content"
@@ -303,7 +307,7 @@ def test_contents_are_the_last_column_and_stored_as_they_are() -> None:
 
 @pytest.mark.parametrize("number", [1, 20])
 def test_a_tool_that_watches_cursors_sees_each_insert(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those that report how long a request waits for its database."""
+    """Such tools report, for example, how long a request waits for its database."""
     seen: list[str] = []
 
     def watching(name: str) -> Callable[..., Any]:
@@ -322,7 +326,7 @@ def test_a_tool_that_watches_cursors_sees_each_insert(number: int, monkeypatch: 
 
 
 def test_nothing_is_inserted_by_another_thread_or_into_a_broken_transaction() -> None:
-    """As Django's own cursor refuses it."""
+    """Django's own cursor refuses it in the same way."""
     with transaction.atomic():
         transaction.set_rollback(True)
         with pytest.raises(transaction.TransactionManagementError):
@@ -342,9 +346,9 @@ def test_nothing_is_inserted_by_another_thread_or_into_a_broken_transaction() ->
 
 
 def test_a_connection_that_was_closed_is_opened_again() -> None:
-    """Nothing of the one before is used, and statements that other code has it forget are made anew."""
+    """No state of the old connection is used, and statements that other code has discarded are prepared again."""
     for close in (True, False):
-        for _ in range(12):  # more often than psycopg waits before the server keeps a statement
+        for _ in range(12):  # more often than psycopg waits before it prepares a statement
             inserting.insert(made(), using="default")
         if close:
             connection.close()
@@ -358,7 +362,7 @@ def test_a_connection_that_was_closed_is_opened_again() -> None:
 
 @pytest.mark.parametrize("number", [1, 3, 20])
 def test_what_the_database_has_a_default_for_is_left_to_it(number: int) -> None:
-    """As when a version that is newer has one more column."""
+    """For example when a newer version has one more column."""
     left = models.CharField(max_length=20, db_default="x").get_default()
     assert together([made(cause=left, attempts=2) for _ in range(number)]) == number
     assert set(Delivery.objects.values_list("cause", "attempts")) == {("", 2)}
@@ -366,7 +370,7 @@ def test_what_the_database_has_a_default_for_is_left_to_it(number: int) -> None:
 
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_no_large_content_stays_in_memory(size: int) -> None:
-    """Though the cursor that inserts does."""
+    """The cursor that inserts stays in memory."""
     one = made(content=bytes(size))
     with_content = weakref.ref(one)
     inserting.insert(one, using="default")
@@ -381,9 +385,10 @@ def test_no_large_content_stays_in_memory(size: int) -> None:
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[list[int | None] | None]:
-    """What the statements that the server has prepared have written; None for those that were left to the cursor.
+    """The numbers of rows that prepared statements have written. None in the list for inserts that were left to the
+    cursor.
 
-    None where values are not packed: only PostgreSQL takes them so, and only times with a zone.
+    None instead of the list where values are not packed: packing needs PostgreSQL and times with a zone.
     """
     if connection.vendor != "postgresql" or not settings.USE_TZ:
         yield None
@@ -402,7 +407,9 @@ def packed(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[list[int 
 
 
 def test_a_single_mail_goes_in_by_a_prepared_statement(packed: list[int | None] | None) -> None:
-    """Outside of a transaction, which an error of its own would break; and once psycopg would have prepared it too."""
+    """Outside of a transaction, which an error of the statement would break. It also works once psycopg would have
+    prepared the statement too.
+    """
     if packed is None:
         return
     one_by_one([made(), made()])
@@ -435,7 +442,7 @@ def test_a_prepared_statement_that_is_forgotten_is_made_anew(packed: list[int | 
 
 
 def test_an_error_of_a_prepared_statement_is_one_of_django(packed: list[int | None] | None) -> None:
-    """And what is known already is left out by it."""
+    """A prepared statement also leaves out rows that are known already."""
     if packed is None:
         return
     first = made()
@@ -452,7 +459,7 @@ def test_an_error_of_a_prepared_statement_is_one_of_django(packed: list[int | No
 
 
 def test_moments_of_any_zone_are_packed_as_they_are_written(packed: list[int | None] | None, settings: Any) -> None:
-    """Before 2000 too, where the numbers are below zero; and without USE_TZ they are left to the cursor."""
+    """Times before 2000 are included, whose numbers are negative. Without USE_TZ they are left to the cursor."""
     if packed is None:
         return
     moments = [

@@ -1,6 +1,6 @@
-"""What others do between two steps of a mail: saving a configuration, cancelling, pausing, taking over a batch.
+"""Events between two steps of a mail: saving a configuration, cancelling, pausing, taking over a batch.
 
-A hook at a named point does it there; each test says in which order.
+A hook at a named point causes the event. Each test names the order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def server(smtp_server: Serve) -> SMTPServer:
 
 @pytest.fixture
 def other(smtp_server: Serve) -> SMTPServer:
-    """The server that another configuration names."""
+    """The server of another configuration."""
     server = smtp_server(security="plain", user=None)
     config_for(server, name="Other", is_active=False, from_email="other@example.com")
     return server
@@ -70,7 +70,7 @@ def activate_other() -> None:
 
 
 def in_a_thread(act: Callable[[], object]) -> None:
-    """Do it, and wait for it: another thread has connections and a transaction of its own."""
+    """Call ``act`` in a thread and wait for it. The thread has its own connections and transaction."""
 
     def run() -> None:
         try:
@@ -92,7 +92,7 @@ def outcomes(delivery_id: str) -> list[str]:
 
 
 def test_saved_between_claim_and_mail(server: SMTPServer, other: SMTPServer) -> None:
-    """Three are claimed · Save · not one MAIL is said to the old server; they are given back and claimed anew."""
+    """Three are claimed · Save · the old server gets no MAIL; the three are given back and claimed again."""
     ids = mails(3)
     points.hook = at("claimed", activate_other)
     send()
@@ -104,7 +104,7 @@ def test_saved_between_claim_and_mail(server: SMTPServer, other: SMTPServer) -> 
 
 
 def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
-    """The third of five is about to be offered · Save · that one and the rest go by the new server."""
+    """The third of five is about to be offered · Save · that one and the rest go through the new server."""
     ids = mails(5)
     points.hook = at("before MAIL", activate_other, of=ids[2])
     send()
@@ -118,7 +118,9 @@ def test_saved_amid_a_batch(server: SMTPServer, other: SMTPServer) -> None:
 def test_a_generation_whose_read_takes_long_is_not_used(
     server: SMTPServer, other: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The generation is read before MAIL · Save · the answer, of before that, takes 0.3 s · no MAIL to the old one."""
+    """The generation is read before MAIL · Save · the answer is from before the Save and takes 0.3 s · no MAIL to the
+    old server.
+    """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
     clock, cached = Clock(), caches[conf.get("CACHE")]
     for module in (generation, resolver):
@@ -130,12 +132,12 @@ def test_a_generation_whose_read_takes_long_is_not_used(
 
     def slow() -> str | None:
         answer = read()
-        # The dispatcher asks as well, in another thread, for its claims.
+        # The dispatcher also reads it for its claims, in another thread.
         if is_asked.is_set() and threading.current_thread() in asking:
             is_asked.clear()
             known, copy = generation._last, resolver._copy
             in_a_thread(activate_other)
-            generation._last, resolver._copy = known, copy  # it was another process that saved it
+            generation._last, resolver._copy = known, copy  # as if another process had saved it
             saved.append(answer)
             clock.ahead += 0.3
         return answer
@@ -143,7 +145,7 @@ def test_a_generation_whose_read_takes_long_is_not_used(
     def about_to(name: str, *ids: str) -> None:
         if name == "before MAIL" and not saved:
             asking.append(threading.current_thread())
-            clock.ahead += 1  # what was read last is not relied on
+            clock.ahead += 1  # the last answer is too old to be used
             is_asked.set()
 
     monkeypatch.setattr(generation, "_ask", slow)
@@ -158,7 +160,7 @@ def test_a_generation_whose_read_takes_long_is_not_used(
 
 
 def test_paused_amid_a_batch(server: SMTPServer) -> None:
-    """The third of five is about to be offered · a pause · two have gone, and three wait for its end."""
+    """The third of five is about to be offered · a pause · two are sent, and three wait for the end of the pause."""
     ids = mails(5)
     points.hook = at("before MAIL", SendingPause.begin, of=ids[2])
     send()
@@ -185,10 +187,10 @@ def _erase(pk: str) -> None:
 
 @pytest.mark.parametrize("how", [_cancel, _erase])
 def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None]) -> None:
-    """Two are claimed, the first is sent · the second is cancelled · the record of the first tells it · no MAIL for
-    it.
+    """Two are claimed, the first is sent · the second is cancelled · the record of the first learns of this · no MAIL
+    for the second.
     """
-    # The second is not to be prepared while the first is on its way, in the same thread.
+    # The second must not be prepared in the same thread while the first is being sent.
     SMTPConfig.objects.update(pipelining=PipeliningChoice.OFF)
     first, second = mails(2)
     recorded, waited = threading.Event(), []
@@ -210,7 +212,7 @@ def test_cancelled_while_claimed(server: SMTPServer, how: Callable[[str], None])
 
 
 def test_cancelled_before_it_is_recorded_as_put_off(server: SMTPServer, settings: Any) -> None:
-    """It is in hand · cancelled · the server puts it off · it ends cancelled, and is not tried again."""
+    """It is in progress · cancelled · the server defers it · it ends as cancelled and is not tried again."""
     server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later"))
     (one,) = mails(1)
     points.hook = at("dot noted", lambda: _cancel(one))
@@ -221,7 +223,7 @@ def test_cancelled_before_it_is_recorded_as_put_off(server: SMTPServer, settings
 
 @pytest.mark.parametrize("how", [_cancel, _erase])
 def test_cancelled_after_the_dot(server: SMTPServer, how: Callable[[str], None]) -> None:
-    """The dot is noted · it is cancelled · the server takes it: accepted."""
+    """The dot is noted · the mail is cancelled · the server accepts it: accepted."""
     (one,) = mails(1)
     points.hook = at("answered", lambda: how(one))
     send()
@@ -230,7 +232,7 @@ def test_cancelled_after_the_dot(server: SMTPServer, how: Callable[[str], None])
 
 
 def test_revoked_before_it_is_there(server: SMTPServer) -> None:
-    """An unknown id is revoked · a mail comes with it · the claim honours what was kept of it."""
+    """An unknown id is revoked · a mail with this id is submitted · the claim applies the stored revocation."""
     manual.cancel("to-come")
     submitted(delivery_id="to-come")
     send()
@@ -240,7 +242,9 @@ def test_revoked_before_it_is_there(server: SMTPServer) -> None:
 
 @pytest.mark.parametrize(("point", "status"), [("claimed", "cancelled"), ("answer noted", "accepted")])
 def test_cancelled_while_claimed_by_who_is_killed(server: SMTPServer, point: str, status: str) -> None:
-    """It is in hand · its process stops, and it is cancelled · killed · recovery ends it, unless it was accepted."""
+    """It is in progress · its process stops, and the mail is cancelled · killed · recovery cancels it, unless it was
+    accepted.
+    """
     (one,) = mails(1)
     child = Child(send, hook=at(point, stop, of=one))
     child.stopped()

@@ -1,4 +1,4 @@
-"""A process whose journal takes nothing any more sends on without it, and is killed: it proves nothing then."""
+"""A process whose journal can no longer be written continues without it. After a kill, its journal proves nothing."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _full(*arguments: Any) -> NoReturn:
 def test_what_is_sent_without_the_journal_is_in_doubt(
     smtp_server: Any, journals: Path, task_queue: RecordingTaskQueue, settings: Any, before: str
 ) -> None:
-    """A journal with a header · the disk is full · the mails that were claimed with it go back and are claimed without
-    it · killed at a reply · the journal is recovered, and gives nothing back · the lease ends · in doubt, and not sent
-    twice.
+    """A journal with a header · the disk is full · the mails that were claimed with the journal go back and are claimed
+    without it · killed at a reply · the journal is recovered and gives nothing back · the lease ends · in doubt, and
+    not sent twice.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1, "IN_DOUBT": "hold"}
     server = smtp_server(security="plain", user=None)
@@ -45,7 +45,7 @@ def test_what_is_sent_without_the_journal_is_in_doubt(
     assert len(server.messages) == 1
 
     recover()
-    assert DeliveryBatch.objects.exists(), "nothing was noted of it"
+    assert DeliveryBatch.objects.exists(), "the mail has an entry in the journal"
     recover_by_lease()
 
     require_settled()
@@ -56,8 +56,8 @@ def test_what_is_sent_without_the_journal_is_in_doubt(
 
 
 def test_each_journal_has_a_name_of_its_own(journals: Path) -> None:
-    """A cleaner of temporary folders removes a journal: the next says nothing of what was noted in that."""
-    own_journal._forget()  # that it may have had none a moment ago
+    """A cleaner of temporary folders removes a journal: the next journal has no notes of the removed one."""
+    own_journal._forget()  # forget that there may have been no journal a moment ago
     first = own_journal.opened()
     assert first is not None
     first.path.unlink()

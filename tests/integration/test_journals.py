@@ -1,4 +1,4 @@
-"""Journals that several processes have to do with, and what they have under way in the database."""
+"""Journals used by several processes, and statements of a killed process that still run in the database."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def outcomes(delivery_id: str) -> list[str]:
 def test_two_processes_recover_the_same_journal(
     server: SMTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after a dot · one process has locked the journal, and is stopped before its transaction · another finds
-    it locked, and does nothing · the first goes on: recorded once.
+    """Killed after a dot · one process has locked the journal, and is stopped before its transaction · another finds it
+    locked, and does nothing · the first continues: recorded once.
     """
     (one,) = mails(1)
     Child(send, hook=at("dot noted", die)).killed()
@@ -91,7 +91,9 @@ def test_two_processes_recover_the_same_journal(
 
 
 def test_killed_while_it_recovers(server: SMTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after a dot · who recovers it is killed after the commit, before the file is gone · recorded once."""
+    """Killed after a dot · the recovering process is killed after the commit, before it deletes the file · recorded
+    once.
+    """
     (one,) = mails(1)
     Child(send, hook=at("dot noted", die)).killed()
     with monkeypatch.context() as patch:
@@ -107,7 +109,9 @@ def test_killed_while_it_recovers(server: SMTPServer, folder: Path, monkeypatch:
 def test_the_database_is_away_while_it_recovers(
     server: SMTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the answer · the database fails · the file stays, its lock is free, the next look recovers it."""
+    """Killed after the answer · the database fails · the file stays, its lock is free, and the next
+    check recovers it.
+    """
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
 
@@ -124,8 +128,8 @@ def test_the_database_is_away_while_it_recovers(
 
 
 def test_two_processes_share_a_folder(server: SMTPServer, folder: Path) -> None:
-    """One is stopped with a mail in hand · another, in the same folder, is killed · what is recovered is the mail of
-    the dead alone · the living goes on.
+    """One process is stopped with a mail in progress · another, with the same folder, is killed · only the mail of the
+    dead process is recovered · the other process continues.
     """
     (first,) = mails(1)
     living = Child(send, hook=at("before the content", stop))
@@ -146,11 +150,11 @@ def test_two_processes_share_a_folder(server: SMTPServer, folder: Path) -> None:
 
 
 def test_a_batch_that_is_locked_is_waited_for(server: SMTPServer, folder: Path, settings: Any) -> None:
-    """Killed after the answer · somebody holds the row of its batch for a moment · recovery waits: what the journal
-    says is not lost.
+    """Killed after the answer · another transaction locks the row of its batch for a moment · recovery waits, and the
+    journal's entries are not lost.
     """
     if connection.vendor == "sqlite":
-        return  # SQLite locks no rows, and has each writer wait
+        return  # SQLite locks no rows, and lets each writer wait
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
     held, go_on = threading.Event(), threading.Event()
@@ -174,7 +178,7 @@ def test_a_batch_that_is_locked_is_waited_for(server: SMTPServer, folder: Path, 
     assert delivery_statuses(one) == ["accepted"]
 
 
-#: The row of a batch waits in the database for a lock, before or after it is there.
+#: Make the insert of the batch row wait for a lock in the database, before or after the row exists.
 TRIGGER = """
 CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN IF NEW.owner <> '' THEN PERFORM pg_advisory_xact_lock(20); END IF; RETURN NEW; END $$;
@@ -184,11 +188,12 @@ CREATE TRIGGER held {when} INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION held(
 
 @pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
 def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, when: str) -> None:
-    """A claim is sent to the database, which takes its time · kill -9 · the journal is recovered, and gone · the
-    database comes to the claim of the dead: it fails, or it was waited for and is given back. No lease is waited for.
+    """The database is slow to execute a claim · kill -9 · the journal is recovered and deleted · the database executes
+    the claim of the dead process: the claim fails, or recovery waits for it and gives the mail back. No lease is waited
+    for.
     """
     if connection.vendor != "postgresql":
-        return  # it takes a lock that PostgreSQL alone has
+        return  # it takes a lock that only PostgreSQL has
     ids, table = mails(3), DeliveryBatch._meta.db_table
     locked, go_on = threading.Event(), threading.Event()
 
@@ -214,7 +219,7 @@ def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, w
         wait_until(waiting, what="the claim")
         child.kill()
         assert not Delivery.objects.exclude(batch="").exists()
-        if when == "AFTER":  # recovery waits for it
+        if when == "AFTER":  # recovery waits for the claim
             threading.Timer(0.3, go_on.set).start()
         recover()
         assert list(folder.iterdir()) == []
@@ -223,7 +228,7 @@ def test_killed_while_its_claim_is_under_way(server: SMTPServer, folder: Path, w
         wait_until(lambda: not waiting(), what="the end of the claim")
     finally:
         go_on.set()
-        with connection.cursor() as cursor:  # it waits for the claim
+        with connection.cursor() as cursor:  # the test waits for the claim
             cursor.execute(f"DROP TRIGGER held ON {table}; DROP FUNCTION held()")
     require_settled()
     assert delivery_statuses(*ids) == ["queued"] * 3

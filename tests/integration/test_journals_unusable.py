@@ -1,4 +1,4 @@
-"""Journals that cannot be read, are of others, or cannot be written."""
+"""Journals that cannot be read, belong to another installation, or cannot be written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def written_over(file: Path, octets: bytes, offset: int = 0) -> None:
         opened.write(octets)
 
 
-# -- what cannot be read, or is another's ---------------------------------------------------------------------------
+# -- unreadable and foreign journals --------------------------------------------------------------------------------
 
 
 def test_a_torn_slot_leaves_a_doubt(server: SMTPServer, folder: Path) -> None:
@@ -86,7 +86,9 @@ def test_a_torn_slot_leaves_a_doubt(server: SMTPServer, folder: Path) -> None:
 
 
 def test_a_torn_list_of_recipients_leaves_a_doubt_about_that_mail_alone(server: SMTPServer, folder: Path) -> None:
-    """Killed after the dot was noted · to whom cannot be read · that mail is in doubt, and its batch mates go back."""
+    """Killed after the dot was noted · the list of recipients cannot be read · that mail is in doubt, and its batch
+    mates go back.
+    """
     ids = mails(3)
     Child(send, hook=at("answered", die, of=ids[0])).killed()
     file = the_file(folder)
@@ -117,8 +119,8 @@ def _damaged(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [_of_another_installation, _of_another_format, _damaged])
 def test_what_is_not_ours_is_left_alone(server: SMTPServer, folder: Path, change: Callable[[Path], None]) -> None:
-    """Killed after the answer · its journal is another installation's, of an unknown format, or cannot be read · it is
-    left as it is, and the lease decides.
+    """Killed after the answer · its journal belongs to another installation, has an unknown format, or cannot be read ·
+    the file stays unchanged, and the lease decides.
     """
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
@@ -138,8 +140,8 @@ def test_what_is_not_ours_is_left_alone(server: SMTPServer, folder: Path, change
 def test_after_another_start_of_the_machine_nothing_goes_back_by_a_journal(
     server: SMTPServer, folder: Path, point: str, status: str
 ) -> None:
-    """The machine goes down · its journal, of another boot, proves no absence of a dot: the lease decides · a 250 that
-    it has is recorded.
+    """The machine restarts · a journal of the previous boot does not prove that no dot was sent: the lease decides · a
+    250 in it is recorded.
     """
     (one,) = mails(1)
     Child(send, hook=at(point, die)).killed()
@@ -152,11 +154,11 @@ def test_after_another_start_of_the_machine_nothing_goes_back_by_a_journal(
     assert delivery_statuses(one) == [status]
 
 
-# -- what cannot be written -----------------------------------------------------------------------------------------
+# -- journals that cannot be written --------------------------------------------------------------------------------
 
 
 def _has_dot_in(folder: Path, pk: str) -> bool:
-    """Whether a journal says that the mail may have had its dot."""
+    """Return whether a journal says that the mail's final dot may have been sent."""
     for file in folder.glob("*.journal"):
         octets = file.read_bytes()
         for slot in range(8):
@@ -172,8 +174,8 @@ def _has_dot_in(folder: Path, pk: str) -> bool:
 def test_the_disk_is_full_amid_a_batch(
     server: SMTPServer, folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch, writes: int, lasts: bool
 ) -> None:
-    """The journal takes so many writes · the next fails, or all from then on · no dot is said without a note of it, or
-    by who may send more than IN_DOUBT_WINDOW · all mail is sent, once.
+    """The journal accepts this many writes · the next write fails, or all following ones · each dot is noted, or is
+    sent by a process that may send no more than IN_DOUBT_WINDOW · all mail is sent, once.
     """
     of(settings, IN_DOUBT_WINDOW=2)
     ids, left = mails(5), [writes]
@@ -196,7 +198,7 @@ def test_the_disk_is_full_amid_a_batch(
 
     monkeypatch.setattr(JournalFile, "write", failing)
     with hooked(look):
-        for _ in range(3):  # what is left to the sweep is tried again
+        for _ in range(3):  # mail left for the sweep is tried again
             send()
     assert delivery_statuses(*ids) == ["accepted"] * 5
     assert Counter(one.subject for one in server.messages) == Counter("01234")
@@ -224,7 +226,9 @@ def test_a_database_that_is_back_has_its_journal_at_once(folder: Path, monkeypat
 
 
 def test_no_file_may_grow(server: SMTPServer, folder: Path) -> None:
-    """RLIMIT_FSIZE ends in the first slot · each write fails · without a journal all is sent by IN_DOUBT_WINDOW."""
+    """RLIMIT_FSIZE ends in the first slot · each write fails · all mail is sent without a journal, by
+    IN_DOUBT_WINDOW.
+    """
     ids = mails(4)
 
     def act() -> None:

@@ -1,4 +1,4 @@
-"""Contents that are written into their rows in pieces are those that were submitted, or the row is not there."""
+"""Contents that are written into their rows in pieces equal the submitted ones, or there is no row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _small(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def unsaved(pk: str, content: Any) -> Delivery:
-    """A delivery with this key and these octets as its content."""
+    """Return an unsaved delivery with this key and these octets as its content."""
     delivery = build_delivery(mail(), MailOptions(), delivery_id=pk)
     delivery.content = content
     return delivery
@@ -43,7 +43,7 @@ def stored() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("size", [99, 100, 101, 256, 257, 512, 1280])
-def test_it_is_what_was_given(size: int) -> None:
+def test_a_large_content_is_stored_unchanged(size: int) -> None:
     one = unsaved("one", content=CONTENT[:size])
     assert inserting.insert(one, using="default") == 1
     assert stored() == {"one": CONTENT[:size]}
@@ -57,7 +57,7 @@ def test_large_and_small_ones_together() -> None:
     assert stored() == contents
 
 
-def test_what_is_known_keeps_its_own() -> None:
+def test_a_known_mail_keeps_its_content() -> None:
     inserting.insert(unsaved("one", content=CONTENT), using="default")
     again = unsaved("one", content=CONTENT[::-1])
     assert inserting.insert(again, unsaved("two", content=CONTENT), using="default", unless_known=True) == 1
@@ -71,7 +71,7 @@ def test_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(large_contents, "_pieces", broken)
     if connection.vendor == "mysql":
-        return  # it takes no pieces: the content is in the INSERT
+        return  # no pieces here: the content is in the INSERT
     with transaction.atomic(), pytest.raises(DatabaseError), transaction.atomic():
         inserting.insert(unsaved("one", content=CONTENT), using="default")
     assert stored() == {}

@@ -1,4 +1,4 @@
-"""Child processes end with their parent, whatever ends it."""
+"""Child processes end with their parent, however the parent ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from config.local.processes import PATIENCE, Process, Processes, free_port, port
 from config.local.valkey import Valkey
 from tests.stack import ROOT
 
-#: A child that does not want to go, with a child of its own.
+#: A child that ignores the request to end, with its own child.
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -23,7 +23,7 @@ print("pids", grandchild.pid, flush=True)
 time.sleep(60)
 """
 
-#: A parent of it, ended by a signal.
+#: A parent of that child, ended by a signal.
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -38,7 +38,7 @@ with Processes(Path(sys.argv[1])) as processes:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process is there, and more than a dead one that nobody has asked about."""
+    """Return whether the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -83,14 +83,14 @@ def test_waiting_has_a_deadline_that_says_what_was_waited_for() -> None:
         wait_until(lambda: False, seconds=0.05, what="the moon")
 
 
-def test_a_preferred_port_is_taken_unless_somebody_has_it(valkey: Valkey) -> None:
+def test_a_preferred_port_is_used_if_it_is_free(valkey: Valkey) -> None:
     assert free_port(valkey.port) != valkey.port
     port = free_port()
     assert free_port(port) == port
 
 
 def test_no_port_is_given_to_two_processes_and_none_soon_again() -> None:
-    """Not even while no server listens on it: two test runs start and stop their servers side by side."""
+    """This holds even if no server listens on the port: two test runs start and stop their servers side by side."""
     program = "from config.local.processes import free_port; print(*(free_port() for _ in range(100)))"
     others = [
         subprocess.Popen([sys.executable, "-c", f"{program}; input()"], cwd=ROOT, stdin=-1, stdout=-1, text=True)

@@ -1,6 +1,6 @@
-"""What comes to lie below a dispatcher's low-water mark while that is in force is found within a second all the same.
+"""Mail that appears below a dispatcher's low-water mark is found within a second, even while the mark is in effect.
 
-PostgreSQL alone looks from the mark on; what is said here holds for every database.
+Only PostgreSQL starts its search at the mark, but these tests hold for every database.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Serve = Callable[..., SMTPServer]
 
 @pytest.fixture(autouse=True)
 def _behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is of now is above the mark, however slow this machine is, and what is of a minute ago below it."""
+    """Current mail is above the mark, however slow this machine is. Mail from a minute ago is below it."""
     monkeypatch.setattr(low_water, "BEHIND", 30.0)
 
 
 class Stay:
-    """A dispatcher's claims, with a clock that goes only when it is told to."""
+    """A dispatcher's claims, with a clock that the test controls."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.mark = LowWaterMark(clock=lambda: self.now)
 
     def takes(self, **how: Any) -> list[str]:
-        """Claim and record what is due; return the ids."""
+        """Claim and record the due mail. Return the ids."""
         batch = claim(mark=self.mark, **how)
         if batch is None:
             return []
@@ -59,7 +59,7 @@ class Stay:
 
 @pytest.fixture
 def stay(task_queue: RecordingTaskQueue) -> Stay:
-    """One that has seen what there was, minutes later than it was due."""
+    """A dispatcher that has claimed all earlier mail, minutes after that mail was due."""
     stay = Stay()
     for seconds in (300, 200, 100):
         due(seconds)
@@ -69,14 +69,14 @@ def stay(task_queue: RecordingTaskQueue) -> Stay:
 
 
 def due(seconds: float, priority: str = "normal", **changes: Any) -> str:
-    """A mail that has been due for so long."""
+    """Submit a mail that has been due for this long, and return its id."""
     delivery = submitted(priority=priority)
     pretend(delivery, next_at=ago(seconds), due_at=ago(seconds), **changes)
     return delivery.pk
 
 
 def test_a_mail_that_is_made_due_earlier_is_found_within_a_second(stay: Stay) -> None:
-    """As by a host whose clock is behind."""
+    """For example by a host whose clock is behind."""
     late = due(250)
     found = stay.takes()
     stay.after_a_second()
@@ -90,13 +90,13 @@ def test_a_mail_of_now_is_found_at_once(stay: Stay) -> None:
 
 
 def test_a_more_urgent_mail_is_found_at_once(stay: Stay) -> None:
-    """Each priority has a mark of its own, which is no higher than what was seen of it."""
+    """Each priority has its own mark, which is no higher than the mails that were seen of it."""
     first, urgent = due(0), due(0, "high")
     assert stay.takes() == [urgent, first]
 
 
 def test_what_is_behind_a_full_claim_is_found_at_once(task_queue: RecordingTaskQueue) -> None:
-    """The claim has not come to the queue's less urgent mail, nor to the end of its own."""
+    """The claim has reached neither the less urgent mail of the queue nor the end of its own priority."""
     stay = Stay()
     bulk = [due(500 - number, "bulk") for number in range(3)]
     normal = [due(300 - number) for number in range(5)]
@@ -105,7 +105,7 @@ def test_what_is_behind_a_full_claim_is_found_at_once(task_queue: RecordingTaskQ
 
 
 def test_what_a_claim_has_left_is_found_at_once(task_queue: RecordingTaskQueue) -> None:
-    """A large mail goes alone, and stays before those that were taken."""
+    """A large mail is sent alone, and sorts before the mails that were claimed."""
     stay = Stay()
     first, large, last = due(300), due(200, content_size=1024 * 1024), due(100)
     assert [stay.takes() for _ in range(3)] == [[first, last], [large], []]
@@ -125,7 +125,7 @@ def test_what_is_given_back_is_found_within_a_second(stay: Stay, monkeypatch: py
 
 
 def test_what_is_put_off_is_found_when_it_is_due(stay: Stay) -> None:
-    """A retry is due at a time that comes later, whatever else was claimed until then."""
+    """A retry becomes due later, regardless of the mails claimed until then."""
     delivery = submitted()
     Delivery.objects.filter(pk=delivery.pk).update(next_at=DatabaseTime(ahead=3600))
     for _ in range(3):
@@ -137,9 +137,9 @@ def test_what_is_put_off_is_found_when_it_is_due(stay: Stay) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
 def test_what_is_committed_late_is_found(stay: Stay, seconds: float) -> None:
-    """At once if its transaction was short, and within a second if it was long."""
+    """It is found at once after a short transaction, and within a second after a long one."""
     if connection.vendor == "sqlite":
-        return  # one writes at a time, so that nothing is claimed meanwhile
+        return  # one transaction writes at a time, so nothing is claimed in the meantime
     inserted, looked = threading.Event(), threading.Event()
 
     def insert() -> str:
@@ -166,7 +166,7 @@ def test_what_is_committed_late_is_found(stay: Stay, seconds: float) -> None:
 
 def test_what_was_locked_by_another_is_found_within_a_second(stay: Stay, monkeypatch: pytest.MonkeyPatch) -> None:
     if connection.vendor == "sqlite":
-        return  # no rows are locked there
+        return  # SQLite locks no rows
     monkeypatch.setattr(low_water, "BEHIND", 0.0)
     pk, later = due(0), due(0)
     locked, looked = threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ def test_what_was_locked_by_another_is_found_within_a_second(stay: Stay, monkeyp
 def test_a_dispatcher_leaves_only_after_a_look_at_everything(
     smtp_server: Serve, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mail is committed in silence, once the dispatcher has begun to leave."""
+    """The mail is committed without a wake-up, once the dispatcher has begun to leave."""
     config_for(smtp_server(security="plain", user=None))
     due(300)
     late: list[str] = []
@@ -211,8 +211,8 @@ def test_a_dispatcher_leaves_only_after_a_look_at_everything(
 def test_what_a_dispatcher_gives_back_is_claimed_at_once(
     task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a change of the configuration, which is to hold for what is in hand."""
-    monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 10)  # without sessions it is what others have sent
+    """For example after a change of the configuration, which must apply to mail in progress."""
+    monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 10)  # without sessions, earlier sends decide
     given_back = due(300)
     stay = dispatcher._Dispatcher(queue_of("normal"))
     stay._mark = LowWaterMark(clock=lambda: 0.0)
@@ -231,7 +231,7 @@ def test_what_a_dispatcher_gives_back_is_claimed_at_once(
 def test_a_claim_does_not_walk_past_what_has_gone(
     task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another transaction may still see it, as PostgreSQL keeps it in its indexes then."""
+    """The rows are still in PostgreSQL's indexes while another transaction may see them."""
     if connection.vendor != "postgresql":
         return
     monkeypatch.setattr(low_water, "BEHIND", 0.0)
@@ -264,7 +264,7 @@ def test_a_claim_does_not_walk_past_what_has_gone(
 
 
 def pages_of(act: Callable[[], object]) -> int:
-    """How many pages the claim has looked at that ``act`` makes."""
+    """Return the number of pages that the claim made by ``act`` reads."""
     plans: list[Any] = []
 
     def look(execute: Callable[..., Any], text: str, values: Any, many: bool, context: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What can be decided about a delivery, by code: when it is done, when not, and what follows."""
+"""Manual decisions about a delivery through the API: when each is possible, and its consequences."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def in_doubt(*to: str, **changes: Any) -> Delivery:
     return pretend(submitted(*to, from_email="noreply@example.com"), status=Status.IN_DOUBT, next_at=None, **changes)
 
 
-# -- what is offered ------------------------------------------------------------------------------------------------
+# -- the public functions -------------------------------------------------------------------------------------------
 
 
 def test_the_package_offers_functions_whatever_of_it_was_imported_before() -> None:
-    """``submit`` is a function and not the module of that name; no task queue is needed."""
+    """``submit`` is the function and not the module with that name. No task queue is needed."""
     code = (
         "import django; django.setup()\n"
         "import email_integration.queue.submission\n"
@@ -84,7 +84,9 @@ ALLOWED = {
 @pytest.mark.parametrize("decision", ALLOWED)
 @pytest.mark.parametrize("status", [status for status in Status if status != Status.SENDING])
 def test_each_decision_has_its_states(decision: Decision, status: Status) -> None:
-    """Elsewhere it says no and nothing has changed; where it is done, the version is higher by one."""
+    """In other states it returns False and changes nothing. A decision that is carried out increases the version by
+    one.
+    """
     delivery = pretend(submitted(), status=status)
     before = row(delivery)
     done = decision(delivery.pk)
@@ -126,7 +128,7 @@ def test_what_is_in_doubt_is_sent_again_with_the_same_bytes(
 
 
 def test_a_mail_that_is_sent_now_waits_for_its_relay_like_all_others(smtp_server: Callable[..., SMTPServer]) -> None:
-    """It is not a way round the circuit breaker; once that is reset it goes."""
+    """Sending now does not bypass the circuit breaker. Once the breaker is reset, the mail is sent."""
     server = smtp_server(faults=[Fault(verb="AUTH", reply="535 5.7.8 No", times=1)])
     activate(server)
     first, second = submitted(from_email="a@example.com"), submitted(from_email="a@example.com")
@@ -163,7 +165,7 @@ def test_what_was_quarantined_is_tried_as_if_for_the_first_time() -> None:
 
 
 def test_a_time_to_expire_that_has_passed_begins_anew() -> None:
-    """Else what is sent now would expire now."""
+    """Otherwise a mail that is sent now would expire at once."""
     delivery = in_doubt(expires_at=ago(1))
     assert release(delivery.pk)
     assert stored(delivery).expires_at > timezone.now()
@@ -172,8 +174,8 @@ def test_a_time_to_expire_that_has_passed_begins_anew() -> None:
     assert stored(other).expires_at == other.expires_at
 
 
-def test_whoever_was_faster_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decision about what has been cancelled in between changes nothing."""
+def test_a_decision_does_not_undo_a_faster_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision about a mail that has been cancelled in between changes nothing."""
     delivery = in_doubt()
     changes = transitions.send_now
 
@@ -186,21 +188,21 @@ def test_whoever_was_faster_is_respected(monkeypatch: pytest.MonkeyPatch) -> Non
     assert stored(delivery).status == Status.CANCELLED
 
 
-# -- what cannot be sent --------------------------------------------------------------------------------------------
+# -- mail that cannot be sent ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decision", [send_now, release, resend])
 def test_what_is_kept_no_longer_cannot_be_sent_again_and_says_so(decision: Callable[[str], object]) -> None:
     delivery = in_doubt(**NOTHING)
     before = row(delivery)
-    with pytest.raises(ContentUnavailable, match="kept no longer"):
+    with pytest.raises(ContentUnavailable, match="no longer kept"):
         decision(delivery.pk)
     assert row(delivery) == before
     assert Delivery.objects.count() == 1
 
 
 @pytest.mark.parametrize("decision", [send_now, release, resend])
-def test_what_no_key_opens_is_not_put_off_for_ever(decision: Callable[[str], object], settings: Any) -> None:
+def test_a_decision_about_a_mail_that_no_key_opens_is_refused(decision: Callable[[str], object], settings: Any) -> None:
     delivery = in_doubt()
     key = Fernet.generate_key().decode()
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [key]}
@@ -226,7 +228,7 @@ def test_of_a_damaged_row_nothing_is_sent_and_it_can_still_be_ended(damaged: Any
 
 @pytest.mark.parametrize("decision", [cancel, discard])
 def test_what_follows_an_end_is_continued(decision: Decision, task_queue: RecordingTaskQueue) -> None:
-    """By a sweep that is called for, not by whoever decides."""
+    """A requested sweep does this, not the caller of the decision."""
     delivery = in_doubt()
     task_queue.followed.add(delivery.pk)
     task_queue.woken.clear()
@@ -250,7 +252,7 @@ def test_what_was_partly_accepted_is_accepted_when_its_doubtful_rest_is_discarde
 def test_a_copy_is_a_mail_of_its_own_for_the_same_recipients(
     settings: Any, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
-    """The first one stays as it is, and the copy, which is accepted too, takes nothing from it."""
+    """The original is unchanged, and the copy, which is accepted too, takes nothing from it."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 1}
     server = smtp_server()
     activate(server)

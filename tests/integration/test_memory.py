@@ -1,4 +1,4 @@
-"""Memory that submitting a large mail takes, in a process of its own: its peak, as the kernel counts it."""
+"""Memory needed to submit a large mail, in a separate process: its peak as counted by the kernel."""
 
 from __future__ import annotations
 
@@ -61,12 +61,14 @@ print((peak() - before) / size)
 
 @pytest.mark.parametrize("way", ["submit", "send_email"])
 def test_submitting_takes_at_most_three_times_its_size(way: str, tmp_path: Path) -> None:
-    """Its own octets, which the caller has, are among it."""
+    """This includes the octets that the caller holds."""
     assert times_its_size(way, "storage", f"sqlite:///{tmp_path}/db.sqlite3") <= 3.0
 
 
 def times_its_size(way: str, place: str, database: str) -> float:
-    """The peak of a process that submits an attachment, by the size of that, with its content in ``place``."""
+    """Return the peak of a process that submits an attachment, divided by the attachment's size. The content is stored
+    in ``place``.
+    """
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database}
     command = [sys.executable, "-c", PROGRAM, way, str(SIZE), place]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)

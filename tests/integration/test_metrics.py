@@ -1,4 +1,4 @@
-"""/metrics: what the ledger knows, and who may read it; and what becomes of the metrics of dead processes."""
+"""/metrics: the numbers from the ledger, access control, and the metrics of dead processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asked(client: Client, authorization: str | None = f"Bearer {TOKEN}") -> Any:
 
 
 def scraped(client: Client) -> dict[tuple[str, ...], float]:
-    """The metrics by name and the values of their labels, in the order of the labels' names."""
+    """Return the metrics by name and label values, in the order of the labels' names."""
     response = asked(client)
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/plain; version=")
@@ -49,7 +49,7 @@ def scraped(client: Client) -> dict[tuple[str, ...], float]:
 
 
 def test_without_a_token_there_is_no_page(client: Client, settings: Any) -> None:
-    """Not even for whoever sends an empty one."""
+    """An empty token is refused too."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "METRICS_TOKEN": ""}
     for authorization in (None, "Bearer ", "Bearer", f"Bearer {TOKEN}"):
         assert asked(client, authorization).status_code == 404
@@ -59,7 +59,7 @@ def test_without_a_token_there_is_no_page(client: Client, settings: Any) -> None
     "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN]
 )
 def test_a_wrong_token_learns_nothing(client: Client, authorization: str | None) -> None:
-    """401, with the scheme to use, and no question to the database."""
+    """The response is 401 with the scheme to use, and there is no database query."""
     response = asked(client, authorization)
 
     assert (response.status_code, response["WWW-Authenticate"]) == (401, "Bearer")
@@ -67,7 +67,7 @@ def test_a_wrong_token_learns_nothing(client: Client, authorization: str | None)
 
 
 def test_what_is_not_finished_is_counted(client: Client) -> None:
-    """By status and priority; what is finished is not."""
+    """By status and priority. Finished mail is not counted."""
     claimed(*(submitted() for _ in range(3)))
     for priority, status, count in (("high", "queued", 1), ("bulk", "deferred", 2)):
         for _ in range(count):
@@ -82,7 +82,7 @@ def test_what_is_not_finished_is_counted(client: Client) -> None:
 
 
 def test_a_priority_without_mail_has_zero(client: Client) -> None:
-    """An alarm needs a metric."""
+    """An alert rule needs an existing metric."""
     found = scraped(client)
 
     assert found[("unfinished", "high", "queued")] == 0
@@ -91,7 +91,9 @@ def test_a_priority_without_mail_has_zero(client: Client) -> None:
 
 
 def test_the_age_of_the_oldest_is_reported(client: Client) -> None:
-    """Of what is due, since it was; of what was put off, since it was submitted; of what is due later, nothing."""
+    """For due mail: since it became due. For deferred mail: since its submission. Mail that is due later does not count
+    as due.
+    """
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(100), created_at=ago(500))
     Delivery.objects.filter(pk=submitted().pk).update(due_at=ago(-1000), created_at=ago(500))
     Delivery.objects.filter(pk=submitted().pk).update(
@@ -105,7 +107,7 @@ def test_the_age_of_the_oldest_is_reported(client: Client) -> None:
 
 
 def test_how_mail_goes_is_reported(client: Client) -> None:
-    """The configuration's name, a pause, circuit breakers, the sweep."""
+    """The configuration's name, a pause, circuit breakers, and the sweep."""
     SMTPConfig.objects.create(name="Primary", host="localhost", port=25, is_active=True, from_email="a@example.com")
     SendingPause.begin(reason="a test")
     CircuitBreaker.objects.create(key="k", smtp_config="Primary", host="localhost", probe_at=ago(0), reason="down")
@@ -118,14 +120,14 @@ def test_how_mail_goes_is_reported(client: Client) -> None:
 
 
 def test_a_damaged_row_makes_no_series_of_its_own(client: Client) -> None:
-    """Whatever somebody wrote into the database."""
+    """Any value may have been written into the database."""
     Delivery.objects.filter(pk=submitted().pk).update(priority="odd", status="strange")
 
     assert scraped(client)[("unfinished", "normal", "damaged")] == 1
 
 
 def test_without_the_cache_only_the_sweep_is_missing(client: Client, valkey: Any) -> None:
-    """Everything else is in the database."""
+    """All other values are in the database."""
     valkey.stop()
     found = scraped(client)
 
@@ -134,7 +136,7 @@ def test_without_the_cache_only_the_sweep_is_missing(client: Client, valkey: Any
 
 
 def test_without_the_database_it_is_503(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prometheus then says that the scrape failed."""
+    """Prometheus then reports that the scrape failed."""
 
     def fails() -> bytes:
         raise DatabaseError("secret words")
@@ -146,7 +148,7 @@ def test_without_the_database_it_is_503(client: Client, monkeypatch: pytest.Monk
 
 
 def test_without_prometheus_client_it_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page, and manage.py check."""
+    """Both the page and ``manage.py check`` report it."""
     monkeypatch.setattr(access, "is_installed", lambda: False)
     response = asked(client)
 
@@ -160,14 +162,14 @@ def test_without_prometheus_client_it_says_so(client: Client, monkeypatch: pytes
     [("127.0.0.1", "", False), ("localhost", "", False), ("0.0.0.0", "", True), ("0.0.0.0", TOKEN, False)],
 )
 def test_metrics_for_everybody_are_warned_of(settings: Any, host: str, token: str, warned: bool) -> None:
-    """A worker that serves beyond its machine wants a token."""
+    """A worker that serves metrics beyond its machine needs a token."""
     own = {"WORKER_METRICS_HOST": host, "WORKER_METRICS_PORT": 9100, "METRICS_TOKEN": token}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **own}
 
     assert ("email_integration.W010" in {message.id for message in run_checks()}) is warned
 
 
-#: Two processes that count, one after the other, and a third that is alive; printed is the page for Prometheus.
+#: A program: two processes count, one after the other, and a third is alive. It prints the page for Prometheus.
 _PROCESSES = """
 import os, sys
 from pathlib import Path
@@ -197,7 +199,9 @@ print("# files:", len(list(folder.glob("*.db"))))
 
 
 def test_what_dead_processes_counted_is_kept_and_their_files_are_not(tmp_path: Path) -> None:
-    """Sums stay whole however often a process is replaced; what it held is gone with it."""
+    """Counters and histograms stay complete, however often a process is replaced. The gauges of a dead process are
+    removed.
+    """
     page = subprocess.run(
         [sys.executable, "-c", _PROCESSES],
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
@@ -211,5 +215,5 @@ def test_what_dead_processes_counted_is_kept_and_their_files_are_not(tmp_path: P
     assert found["counted_total"] == 7
     assert found["took_count"] == 2
     assert found["held"] == 1
-    # Three kinds of the living one, two of all the others.
+    # Three files of the living process, and two of all the others.
     assert "# files: 5" in page

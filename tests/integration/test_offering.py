@@ -1,4 +1,4 @@
-"""To whom a mail is offered: the others get it, whatever is wrong with one; in the queue and sent directly."""
+"""The offered recipients: a fault of one recipient does not affect the others, in the queue and sent directly."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def many(number: int) -> list[str]:
 
 
 def got(server: PeculiarServer) -> list[str]:
-    """Who got the mail, in the order of their numbers; each time."""
+    """Return the recipients that got the mail, sorted, one entry for each copy."""
     return sorted(address for address, _ in server.arrived.elements())
 
 
 class Refusing(PeculiarServer):
-    """Says of some recipients what it is told to, and takes so many at a time."""
+    """A server that gives set replies to some recipients and accepts a limited number at a time."""
 
     def __init__(self, *, at_a_time: int = 1000, **replies: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Refusing(PeculiarServer):
 
 
 class RefusingContent(Refusing):
-    """Refuses the content for those that come after the first transaction."""
+    """A server that refuses the content in every transaction after the first."""
 
     def dot(self, peer: Peer, content: bytes) -> str:
         return "250 ok" if not self.arrived else "554 5.6.0 no"
@@ -69,15 +69,15 @@ class RefusingContent(Refusing):
 # -- in the queue ---------------------------------------------------------------------------------------------------
 
 
-def test_those_that_are_put_off_keep_it_from_nobody() -> None:
-    """They are as many as may be named at a time; the others are named in their turn, and once."""
+def test_deferred_recipients_do_not_block_the_others() -> None:
+    """The deferred recipients fill a whole transaction. The other recipients are offered after them, and once."""
     with Refusing(**{f"u{place}": "450 4.2.1 not now" for place in range(10)}) as server:
         config_for(server, max_recipients=10)
         delivery = submitted(*many(35))
         attempt(delivery.pk)
         assert got(server) == sorted(many(35)[10:])
         row = Delivery.objects.get()
-        assert (row.status, row.reason) == ("deferred", "10 of 35 recipients were put off")
+        assert (row.status, row.reason) == ("deferred", "10 of 35 recipients were deferred")
         assert all(statuses(delivery)[address] == "pending" for address in many(10))
 
 
@@ -133,7 +133,7 @@ def test_a_content_that_is_refused_for_some_fails_for_those() -> None:
         found = statuses(delivery)
         assert [found[address] for address in many(25)] == ["accepted"] * 10 + ["failed"] * 15
         assert Delivery.objects.get().status == "accepted"
-        assert server.verbs["MAIL"] == 3, "each was asked for"
+        assert server.verbs["MAIL"] == 3, "a recipient was not offered"
 
 
 class OnlyASCII(PeculiarServer):
@@ -162,7 +162,7 @@ def test_with_smtputf8_all_get_it() -> None:
 
 
 class Full(PeculiarServer):
-    """Says a 452 that may mean anything after two recipients."""
+    """A server that replies to a third recipient with a 452 of unknown meaning."""
 
     def rcpt(self, peer: Peer, address: str) -> str:
         return "452 no" if len(peer.recipients) == 2 else "250 ok"
@@ -191,13 +191,13 @@ def test_one_that_was_claimed_with_others_is_offered_to_the_rest_by_itself(setti
 
 
 def time_passes() -> None:
-    """What was put off is due again."""
+    """Make deferred mail due again."""
     CircuitBreaker.objects.update(probe_at=ago(1))
     due_again()
 
 
 class Scripted(Refusing):
-    """Says something to DATA or to the final dot, where a certain one is among those who may get it."""
+    """A server with a set reply to DATA or to the final dot if a certain recipient is in the transaction."""
 
     verb, whole, only = "", "", ""
 
@@ -227,7 +227,9 @@ def test_a_content_that_is_refused_settles_nothing_of_those_that_were_put_off(
         delivery = submitted(*many(3))
         try_it(delivery.pk)
         assert list(statuses(delivery).values()) == ["failed", "pending", "failed"]
-        assert Delivery.objects.get().due_at > timezone.now() + dt.timedelta(seconds=200), "as greylisting wants it"
+        assert Delivery.objects.get().due_at > timezone.now() + dt.timedelta(seconds=200), (
+            "the delay is shorter than greylisting needs"
+        )
         server.verb, server.replies = "", {}
         time_passes()
         try_it(delivery.pk)
@@ -235,7 +237,7 @@ def test_a_content_that_is_refused_settles_nothing_of_those_that_were_put_off(
 
 
 @pytest.mark.parametrize("verb", ["DATA", "DOT"])
-def test_who_was_refused_stays_so_when_the_content_is_put_off(verb: str) -> None:
+def test_a_refused_recipient_stays_refused_when_the_content_is_deferred(verb: str) -> None:
     with Scripted(u1="550 5.1.1 no such user") as server:
         server.verb, server.whole = verb, "451 4.3.0 later"
         config_for(server)
@@ -247,9 +249,9 @@ def test_who_was_refused_stays_so_when_the_content_is_put_off(verb: str) -> None
 LATER = ("451 4.3.0 later", "452 4.2.2 full", "550 5.7.1 relaying denied")
 
 
-# To hang up at the dot leaves it in doubt.
+# A hang-up at the dot would leave the mail in doubt.
 @pytest.mark.parametrize(("verb", "said"), [("DATA", ""), *itertools.product(("DATA", "DOT"), LATER)])
-def test_those_that_a_content_is_put_off_for_keep_it_from_no_others(verb: str, said: str) -> None:
+def test_recipients_with_a_deferred_content_do_not_block_the_others(verb: str, said: str) -> None:
     with Scripted() as server:
         server.verb, server.whole, server.only = verb, said, "u3@"
         config_for(server, max_recipients=10)
@@ -275,7 +277,7 @@ def test_several_at_whom_it_hangs_up_for_now_keep_it_from_no_others(said: str, p
 
 @pytest.mark.parametrize("number", [5, 30])
 @pytest.mark.parametrize("said", ["drop 550 5.1.8 sender rejected", "550 5.1.8 sender rejected"])
-def test_what_is_said_of_the_configurations_sender_settles_nobody(said: str, number: int) -> None:
+def test_a_refused_sender_of_the_configuration_settles_no_recipient(said: str, number: int) -> None:
     with Refusing(**{f"u{place}": said for place in range(number)}) as server:
         config_for(server)
         delivery = submitted(*many(number))
@@ -284,7 +286,7 @@ def test_what_is_said_of_the_configurations_sender_settles_nobody(said: str, num
 
 
 @pytest.mark.parametrize("said", ["drop", "drop 450 4.2.1 not now", "450 4.2.1 not now", "drop 421 4.7.0 closing"])
-def test_those_that_need_smtputf8_take_nobody_along(said: str) -> None:
+def test_recipients_that_need_smtputf8_do_not_fail_the_others(said: str) -> None:
     with Refusing(kim=said) as server:
         server.offers = ("8BITMIME",)
         config_for(server)
@@ -294,7 +296,7 @@ def test_those_that_need_smtputf8_take_nobody_along(said: str) -> None:
 
 
 class TooManyErrors(Refusing):
-    """Takes no more on a connection where it has refused one."""
+    """A server that refuses MAIL on a connection on which it has refused a recipient."""
 
     def mail(self, peer: Peer, line: str) -> str:
         return "250 ok" if len(peer.recipients) == peer.named else "554 5.7.0 too many errors"
@@ -349,8 +351,8 @@ def test_of_a_direct_mail_that_fails_for_some_the_caller_learns() -> None:
         assert len(got(server)) == 10
 
 
-def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -> None:
-    """Another process has tripped the breaker, and it is time to probe."""
+def test_a_direct_mail_is_not_retried_at_once_because_a_probe_is_due() -> None:
+    """Another process has tripped the breaker, and a probe is due."""
     with Refusing() as server:
         config_for(server)
         direct.send_directly(mail())
@@ -365,7 +367,7 @@ def test_a_direct_mail_is_not_tried_again_at_once_because_somebody_may_probe() -
         assert server.verbs["MAIL"] == 2
 
 
-def test_of_a_direct_mail_each_has_his_answer_in_whichever_transaction() -> None:
+def test_a_direct_mail_reports_each_recipient_of_every_transaction() -> None:
     with Refusing(u2="450 4.2.1 not now", u3="450 4.2.1 not now", u4="450 4.2.1 not now") as server:
         config_for(server, max_recipients=2)
         outcome = direct.send_directly(mail(*many(5)))
@@ -374,7 +376,7 @@ def test_of_a_direct_mail_each_has_his_answer_in_whichever_transaction() -> None
 
 
 class TakesOne(PeculiarServer):
-    """And has no time for more."""
+    """A server that accepts one mail and has no capacity for more."""
 
     def greeting(self, peer: Peer) -> str:
         if self.arrived:
@@ -387,7 +389,7 @@ class TakesOne(PeculiarServer):
 
 @pytest.mark.parametrize("kind", [TakesOne, lambda: Refusing(u3="drop")])
 def test_a_direct_mail_that_some_have_is_not_said_to_go_another_time(kind: Callable[[], PeculiarServer]) -> None:
-    """Who sends it all again doubles it."""
+    """A caller who sends the whole mail again would send duplicates."""
     with kind() as server:
         config_for(server, max_recipients=2)
         with pytest.raises(DeliveryFailed, match=r"accepted for \d of 4 recipients"):

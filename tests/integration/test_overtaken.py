@@ -1,4 +1,4 @@
-"""Answers of the database that are lost, and batches that are taken over from who lives on."""
+"""Lost answers of the database, and batches that are taken over from a process that is still alive."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def outcomes(delivery_id: str) -> list[str]:
     return list(attempts.order_by("number").values_list("outcome", flat=True))
 
 
-# -- answers that are lost ------------------------------------------------------------------------------------------
+# -- lost answers ---------------------------------------------------------------------------------------------------
 
 
 def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claim is committed · the connection breaks before it is told · the batch of that id is given back at once,
-    and all is claimed anew.
+    """The claim is committed · the connection breaks before the answer · the batch with that id is given back at once,
+    and all mails are claimed again.
     """
     ids, claim, lost = mails(3), claiming.claim, []
 
@@ -89,8 +89,8 @@ def test_the_answer_to_the_commit_of_a_claim_is_lost(server: SMTPServer, monkeyp
 def test_the_answer_to_the_commit_of_a_record_is_lost(
     server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The record is committed · the connection breaks before that is told · it is recorded again, which changes
-    nothing: one attempt each, and what follows is published once.
+    """The record is committed · the connection breaks before the answer · the record is repeated and changes nothing:
+    one attempt for each mail, and the continuation is published once.
     """
     ids, record, lost = mails(number), recording._record, []
     task_queue.followed.update(ids)
@@ -116,7 +116,7 @@ def test_the_answer_to_the_commit_of_a_record_is_lost(
 def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record is committed · the connection breaks before that is told · killed · recovery finds it recorded."""
+    """The record is committed · the connection breaks before the answer · killed · recovery finds it recorded."""
     (one,) = mails(1)
     record = recording._record
 
@@ -132,14 +132,14 @@ def test_killed_after_the_answer_to_the_commit_of_a_record_was_lost(
     assert (delivery_statuses(one), outcomes(one)) == (["accepted"], ["accepted"])
 
 
-# -- taken over from who lives on -----------------------------------------------------------------------------------
+# -- taken over from a living process -------------------------------------------------------------------------------
 
 
 def test_the_lease_expires_while_the_owner_retries_its_record(
     server: SMTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has taken it · the record fails · the lease ends, and it is put in doubt · the database is back: the
-    late 250 wins.
+    """The server has accepted the mail · the record fails · the lease ends, and the mail is put in doubt · the database
+    is back: the late 250 wins.
     """
     (one,) = mails(1)
     record, failed = recording._record, []
@@ -166,8 +166,8 @@ def test_the_lease_expires_while_the_owner_retries_its_record(
 
 
 def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> None:
-    """The server has taken it · killed · its batch is taken over by the lease: in doubt · its journal is found:
-    accepted.
+    """The server has accepted the mail · killed · its batch is taken over by the lease: in doubt · its journal is
+    found: accepted.
     """
     (one,) = mails(1)
     Child(send, hook=at("answer noted", die)).killed()
@@ -182,8 +182,9 @@ def test_an_answer_in_the_journal_wins_over_the_lease(server: SMTPServer) -> Non
 def test_stopped_past_its_lease_and_continued(
     server: SMTPServer, settings: Any, monkeypatch: pytest.MonkeyPatch, point: str, copies: int
 ) -> None:
-    """SIGSTOP, before the lease is checked or between that and the dot · the lease ends, in doubt, and another process
-    sends it again · SIGCONT · there is a second dot only in the second case, and there is a record of doubt.
+    """SIGSTOP, before the lease is checked or between the check and the dot · the lease ends, in doubt, and another
+    process sends the mail again · SIGCONT · there is a second dot only in the second case, and there is a record of
+    doubt.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
     (one,) = mails(1)
@@ -191,7 +192,7 @@ def test_stopped_past_its_lease_and_continued(
 
     def pause() -> None:
         stop()
-        clock.ahead += 1000  # for so long
+        clock.ahead += 1000  # the process is stopped for this long
 
     def act() -> None:
         in_hand.time = clock  # type: ignore[assignment]  # in the child alone
@@ -211,8 +212,9 @@ def test_stopped_past_its_lease_and_continued(
 
 
 def test_a_late_answer_does_not_hide_the_dot_of_another(server: SMTPServer, settings: Any) -> None:
-    """The server takes a mail for one of two · stopped, taken over, in doubt · another process sends it anew and is
-    stopped after its dot · the first records its 250 · the other is killed: it had a dot, and the mail is in doubt.
+    """The server accepts a mail for one of two recipients · stopped, taken over, in doubt · another process sends it
+    again and is stopped after its dot · the first records its 250 · the other is killed: it had sent a dot, and the
+    mail is in doubt.
     """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT": "resend"}
     server.inject(Fault(verb="RCPT", reply="450 4.2.0 Mailbox busy", match="lee@", times=1))
@@ -232,7 +234,7 @@ def test_a_late_answer_does_not_hide_the_dot_of_another(server: SMTPServer, sett
 
 
 def test_a_batch_that_was_taken_over_is_not_gone_on_with(server: SMTPServer) -> None:
-    """Three are claimed, the first is sent · all are taken over · its record learns it · no dot for the rest."""
+    """Three are claimed, the first is sent · all are taken over · its record learns of this · no dot for the rest."""
     ids = mails(3)
     taken = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Pause and resume: mail is taken, waits, and leaves."""
+"""Pause and resume: mail is accepted, waits, and is sent afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def mail() -> Delivery:
 
 
 def test_a_pause_holds_in_every_process_at_once_and_resuming_ends_it() -> None:
-    """By a new generation, as a change of the configuration."""
+    """A pause makes a new generation, like a change of the configuration."""
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     assert isinstance(active_relay(), Relay)
 
@@ -52,7 +52,7 @@ def test_a_pause_holds_in_every_process_at_once_and_resuming_ends_it() -> None:
 def test_what_was_deferred_by_a_pause_is_due_when_it_ends(
     smtp_server: Callable[..., SMTPServer], settings: Any
 ) -> None:
-    """However long it would have waited."""
+    """Its own waiting time does not matter."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 3600.0, "RETRY_MAX": 3600.0}
     server = smtp_server()
     activate(server)
@@ -74,7 +74,7 @@ def test_what_was_deferred_by_a_pause_is_due_when_it_ends(
 def test_a_pause_that_ends_before_the_mail_is_recorded_as_waiting_wakes_it_too(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever ended it could not see that it waits."""
+    """The process that ended the pause could not see that the mail waits."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 3600.0, "RETRY_MAX": 3600.0}
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     SendingPause.begin()
@@ -88,12 +88,12 @@ def test_a_pause_that_ends_before_the_mail_is_recorded_as_waiting_wakes_it_too(
     attempt(delivery.pk)
 
     delivery.refresh_from_db()
-    # It was tried again at once, by a server that there is not; its own wait would be an hour.
+    # It is tried again at once, with a server that does not exist. Its own waiting time would be an hour.
     assert delivery.attempts == 2 or delivery.due_at <= timezone.now()
 
 
 def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_server: Callable[..., SMTPServer]) -> None:
-    """With a real worker and a real beat, whose own backoff would take an hour."""
+    """With a real worker and a real beat, and a backoff of an hour."""
     stack(env={"RETRY_FIRST": "3600", "RETRY_MAX": "3600"})
     server = smtp_server()
     activate(server)
@@ -103,7 +103,7 @@ def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_ser
     def deferred() -> bool:
         return Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True).count() == len(deliveries)
 
-    wait_until(deferred, what="the deliveries to be deferred")
+    wait_until(deferred, what="the deliveries deferred")
     assert not server.messages
 
     SendingPause.end()
@@ -112,35 +112,35 @@ def test_what_waited_leaves_within_a_sweep(stack: Callable[..., Stack], smtp_ser
 
 
 def test_a_second_pause_says_since_when() -> None:
-    """And keeps the first one's reason."""
+    """It also keeps the first pause's reason."""
     run("pause_email", "--reason", "first")
 
     output = run("pause_email", "--reason", "second")
 
-    assert "paused already, since " in output
+    assert "already paused, since " in output
     assert "(first)" in output
     assert SendingPause.objects.get().reason == "first"
 
 
 def test_resuming_what_is_not_paused_is_said() -> None:
-    """It is no error."""
+    """It is not an error."""
     assert "Sending was not paused" in run("resume_email")
 
 
 def test_email_paused_holds_whatever_the_database_says(settings: Any) -> None:
-    """For a restored backup: it is set before the first process starts."""
+    """For a restored backup, the variable is set before the first process starts."""
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "EMAIL_PAUSED": True}
 
     assert active_relay() == Nowhere(cause=Cause.PAUSED, reason="sending is paused: EMAIL_PAUSED is set")
     assert "EMAIL_PAUSED is set too" in run("pause_email")
-    with pytest.raises(CommandError, match="EMAIL_PAUSED is set, so nothing is sent"):
+    with pytest.raises(CommandError, match="EMAIL_PAUSED is set, so no mail is sent"):
         run("resume_email")
     assert not SendingPause.objects.exists()
 
 
 def test_after_email_paused_resuming_wakes_what_waits(settings: Any) -> None:
-    """Nobody else would: no row has changed."""
+    """No row has changed, so nothing else would wake it."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "EMAIL_PAUSED": True, "RETRY_FIRST": 3600.0}
     delivery = mail()
     attempt(delivery.pk)
@@ -150,7 +150,7 @@ def test_after_email_paused_resuming_wakes_what_waits(settings: Any) -> None:
 
 
 def test_a_pause_that_is_rolled_back_is_none() -> None:
-    """Like any write."""
+    """It is rolled back like any write."""
     SMTPConfig.objects.create(name="Main", host="h", from_email="a@example.com", is_active=True)
 
     with transaction.atomic():
@@ -161,7 +161,7 @@ def test_a_pause_that_is_rolled_back_is_none() -> None:
 
 
 def test_there_is_one_pause_at_most() -> None:
-    """The database says so."""
+    """The database enforces this."""
     SendingPause.begin()
 
     with pytest.raises(DatabaseError):

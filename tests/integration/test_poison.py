@@ -1,4 +1,6 @@
-"""Mails that cannot be read, that nobody can take, or that kill: each comes to its end, and the others arrive."""
+"""Unreadable mails, mails that no server accepts, and mails that kill the process: each one ends, and all others
+arrive.
+"""
 
 from __future__ import annotations
 
@@ -48,18 +50,18 @@ def server(smtp_server: Serve) -> SMTPServer:
 
 
 def work_through_everything(task_queue: RecordingTaskQueue) -> None:
-    """What workers do: a sweep, and a dispatcher for each queue that it wakes."""
+    """Do what workers do: a sweep, and a dispatcher for each queue that it wakes."""
     Delivery.objects.filter(next_at__isnull=False, due_at__lte=timezone.now()).update(next_at=ago(1))
     task_queue.woken.clear()
     sweep()
     for queue in set(task_queue.woken):
         while dispatch(queue):
-            pass  # until nothing is due: a busy machine may take more than the time of one dispatcher
+            pass  # until no mail is due: one dispatcher's time may be too short on a busy machine
     assert not DeliveryBatch.objects.exclude(owner="").exists()
 
 
 def ends(poison: Delivery, server: SMTPServer, task_queue: RecordingTaskQueue) -> Delivery:
-    """Work on it among good ones, that all arrive, and give the row as it is then."""
+    """Process the mail among good mails, which must all arrive, and return its row afterwards."""
     for _ in range(GOOD):
         submitted("good@example.com", subject="Good")
     with soon():
@@ -69,7 +71,7 @@ def ends(poison: Delivery, server: SMTPServer, task_queue: RecordingTaskQueue) -
     return Delivery.objects.get(pk=poison.pk)
 
 
-#: What somebody may have made of a row.
+#: Damaged values of a row.
 DAMAGES: dict[str, dict[str, Any]] = {
     "recipients are a dictionary": {"recipients": {"to": "kim@example.com"}},
     "recipients are text": {"recipients": "kim@example.com"},
@@ -83,7 +85,7 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "a status that no delivery has": {"status": "lost"},
     "a place for From beyond the end": {"from_at": 2**31 - 1},
     "a pinned From with a line break": {"from_header": "a@example.com\r\nBcc: b@example.com"},
-    "a pinned From that is no address": {"from_header": "nobody"},
+    "a pinned From that is no address": {"from_header": "noreply"},
     "a pinned From beyond ascii": {"from_header": "Jürgen <j@example.com>"},
     "no sender at all": {"from_header": "", "from_at": None, "sender": ""},
 }
@@ -107,10 +109,10 @@ def test_a_damaged_row_can_be_cancelled(damage: str) -> None:
     assert Delivery.objects.get().status == Status.CANCELLED
 
 
-def test_a_mail_that_nobody_is_left_to_get_comes_to_its_end(server: SMTPServer, task_queue: RecordingTaskQueue) -> None:
+def test_a_mail_without_remaining_recipients_fails(server: SMTPServer, task_queue: RecordingTaskQueue) -> None:
     settled = [{"address": "kim@example.com", "status": "failed"}]
     row = ends(pretend(submitted(), recipients=settled), server, task_queue)
-    assert (row.status, row.reason) == ("failed", "nobody is left to send it to")
+    assert (row.status, row.reason) == ("failed", "no recipient is left")
 
 
 def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> None:
@@ -125,7 +127,7 @@ def test_rows_that_were_damaged_after_the_claim_keep_what_the_server_said() -> N
     [
         ({"content": b"damaged"}, "the stored content is damaged"),
         ({"content_seal": "Zm9yIG5vdGhpbmc="}, "the stored content is damaged"),
-        ({"content": b"", "has_content": False}, "the content is kept no longer"),
+        ({"content": b"", "has_content": False}, "the content is no longer kept"),
         ({"content": b"", "content_file": "2026/01/01/gone"}, "the file with the content is not in the storage"),
     ],
 )
@@ -153,13 +155,13 @@ def test_a_file_that_is_gone_waits_with_its_reason(
 def test_a_mail_that_the_server_chokes_on_waits_alone(
     server: SMTPServer, task_queue: RecordingTaskQueue, verb: Any
 ) -> None:
-    """The server closes the connection each time; the breaker stays closed for the others."""
+    """The server closes the connection each time. The breaker stays closed for the other mails."""
     match = {"MAIL": "choke", "RCPT": "choke", "CONTENT": "choke"}.get(verb, "")
     times = None if match else 1
     server.inject(Fault(verb=verb, drop=True, match=match, times=times))
     poison = submitted("choke@example.com", from_email="choke@example.com", body="x\n" * 100_000)
     if not match:
-        attempt(poison.pk)  # first, for there is nothing in the command to tell it by
+        attempt(poison.pk)  # first, as nothing in the command identifies it
     row = ends(poison, server, task_queue)
     assert (row.status, row.waits_for_relay) == ("deferred", False)
     assert "lost" in row.reason or "closed" in row.reason or "reset" in row.reason, row.reason
@@ -204,7 +206,7 @@ DAMAGED = [{"status": "lost"}, {"priority": "lost"}, *({"options": options} for 
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_one_bad_row_keeps_nobody_elses_queue_from_being_woken(
+def test_one_bad_row_does_not_stop_the_wake_up_of_other_queues(
     server: SMTPServer, valkey: Valkey, damage: dict[str, Any]
 ) -> None:
     install(CeleryTaskQueue(tasks.dispatch, tasks.sweep))
@@ -221,7 +223,7 @@ def test_one_bad_row_keeps_nobody_elses_queue_from_being_woken(
     assert states[ids[1]] == ("quarantined" if "status" in damage else "accepted")
 
 
-#: What somebody may have made of the queue that a caller chose.
+#: Damaged values of the queue that a caller chose.
 QUEUES = ["{", '{"queue": 5}', '{"exchange": 5}', '{"routing_key": {"a": 1}}', "[1]", "a\nb", "x" * 255]
 
 

@@ -1,4 +1,4 @@
-"""What the pages of config/ tell a browser to allow: nothing but this site, and nothing written into a page."""
+"""The content security policy of the pages of config/: only this site, and no inline code or styles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .admin_site import logged_in
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-#: Behind a proxy that speaks TLS, on a host of its own.
+#: Behind a proxy that terminates TLS, with its own host name.
 BEHIND = {
     "BEHIND_TLS": "true",
     "HSTS_SUBDOMAINS": "true",
@@ -33,7 +33,7 @@ BEHIND = {
 
 
 def run(arguments: list[str], var: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the project with these variables and no others that the settings read."""
+    """Run Python in the project with these environment variables, and no others that the settings read."""
     given = {"SECRET_KEY": "0123456789" + "abcdefghijklmnopqrstuvwxyz" * 2, "SMTP_PASSWORD_KEYS": KEY, **variables}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -43,7 +43,7 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "ENV_FILE": "",
             "VAR_DIR": str(var),
-            # Without the journals of the workers that other tests have started here.
+            # This folder excludes the journals of workers that other tests have started on this machine.
             "TMPDIR": str(var),
             **given,
         },
@@ -55,7 +55,7 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
 
 
 def test_django_has_nothing_to_say_about_the_deployment(tmp_path: Path) -> None:
-    """``manage.py check --deploy``, with the variables that docs/security.md names for it; and none of them is idle."""
+    """``manage.py check --deploy`` with the variables that docs/security.md names. Each of them is necessary."""
     check = ["manage.py", "check", "--deploy", "--fail-level", "WARNING"]
     done = run(check, tmp_path, **BEHIND)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,9 @@ print(json.dumps([shown(client.get("/admin/login/", headers=of)), shown(client.g
 
 
 def test_behind_a_proxy_that_speaks_tls_all_pages_are_of_https(tmp_path: Path) -> None:
-    """HSTS and secure cookies for what came over HTTPS, a redirect for the rest, and none for what machines ask."""
+    """HSTS and secure cookies for requests over HTTPS, a redirect for plain requests, and no redirect for monitoring
+    requests.
+    """
     done = run(["-c", ASK], tmp_path, DEBUG="true", DJANGO_SETTINGS_MODULE="config.settings", **BEHIND)
     assert done.returncode == 0, done.stderr
     (status, headers, cookies), (other, elsewhere, _), (health, _, _) = json.loads(done.stdout)
@@ -93,8 +95,8 @@ def test_behind_a_proxy_that_speaks_tls_all_pages_are_of_https(tmp_path: Path) -
     assert (cookie["secure"], cookie["httponly"], cookie["samesite"]) == (True, True, "Lax")
 
 
-def test_nobody_may_claim_https_where_no_proxy_is_said_to_be(tmp_path: Path) -> None:
-    """And no variable is set that has no effect."""
+def test_a_client_cannot_claim_https_unless_a_proxy_is_configured(tmp_path: Path) -> None:
+    """A variable without an effect is also refused."""
     asked = "s.SECURE_PROXY_SSL_HEADER, s.SECURE_SSL_REDIRECT"
     shown = run(["-c", f"import config.settings as s; print(({asked}))"], tmp_path)
     assert shown.stdout.strip() == "(None, False)", shown.stderr
@@ -104,7 +106,7 @@ def test_nobody_may_claim_https_where_no_proxy_is_said_to_be(tmp_path: Path) -> 
 
 @pytest.mark.django_db
 def test_a_page_with_a_policy_of_its_own_keeps_it(task_queue: RecordingTaskQueue) -> None:
-    """The HTML of a mail in its frame; the page around it has that of all others."""
+    """The HTML of a mail has its own policy in its frame. The page around it has the usual policy."""
     mail = EmailMultiAlternatives("Your order", "Text", "a@example.com", ["kim@example.com"])
     mail.attach_alternative("<p>Text</p>", "text/html")
     stored = submit(mail)
@@ -117,7 +119,7 @@ def test_a_page_with_a_policy_of_its_own_keeps_it(task_queue: RecordingTaskQueue
 
 
 def test_only_djangos_pages_about_an_error_go_without(client: Any, settings: Any) -> None:
-    """They are made of styles that stand in them, and are there for developers alone."""
+    """They use inline styles, and only developers see them."""
     assert client.get("/nowhere").headers[HEADER] == POLICY
     settings.DEBUG = True
     assert HEADER not in client.get("/nowhere").headers

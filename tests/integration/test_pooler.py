@@ -1,4 +1,6 @@
-"""Whether a pooler loses statements, asked of a database without any; those with one are among the guests."""
+"""The test whether a pooler loses prepared statements, on a database without a pooler. The tests of the guests cover
+databases with one.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def test_a_database_itself_loses_none() -> None:
     assert database.diagnose_pooler("default") == []
 
 
-def test_nothing_is_left_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    if services.database != "postgresql":  # which keeps nothing: it is not even asked
+def test_the_query_leaves_no_connection_and_no_statement_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    if services.database != "postgresql":  # no such statements on other databases, so there is no query
         monkeypatch.setattr(pooler, "_opened", pytest.fail)
         assert not pooler.loses_statements("default")
         return
@@ -37,8 +39,8 @@ def test_nothing_is_left_of_the_question(monkeypatch: pytest.MonkeyPatch) -> Non
         pooler.loses_statements("default")
         cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'email_integration%%'", [])
         assert cursor.fetchone() == (0,)
-        # The server learns of an end some time after it: what is still there then is not to stay.
-        wait_until(lambda: connected(cursor) <= before, what="the end of what asked")
+        # The server notices the end of a connection with a delay. Connections that remain now must end soon.
+        wait_until(lambda: connected(cursor) <= before, what="the test's own connections closed")
 
 
 def test_a_worker_starts_where_it_cannot_be_known(

@@ -1,4 +1,4 @@
-"""Priorities: a mail's priority chooses the queue whose workers are woken."""
+"""Priorities: a mail's priority selects the queue whose workers are woken."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ TO = {"to": ["kim@example.com"]}
 
 
 def woken(valkey: Valkey) -> dict[str, list[str]]:
-    """The queues that the wake-ups in each priority's queue name."""
+    """Return the queues that the wake-ups in each priority's queue name."""
     return {
         priority: [message.arguments[0] for message in messages(valkey, queue)] for priority, queue in QUEUES.items()
     }
 
 
 def only(priority: str) -> dict[str, list[str]]:
-    """One wake-up, in the queue of this priority."""
+    """Return one wake-up, in the queue of this priority."""
     return {other: [QUEUES[other]] if other == priority else [] for other in QUEUES}
 
 
 def lost(valkey: Valkey) -> None:
-    """No worker was woken for what was submitted."""
+    """Lose the wake-ups of the submitted mail."""
     valkey.flush()
     wakeups.forget()
 
@@ -76,7 +76,7 @@ def test_a_prepared_mail_and_a_copy_keep_the_priority(valkey: Valkey) -> None:
 
 @pytest.mark.parametrize("priority", ["urgent", "", "HIGH", None, 3, ["high"]])
 def test_another_priority_is_refused_and_named(task_queue: RecordingTaskQueue, priority: Any) -> None:
-    with pytest.raises(InvalidMail, match=r"^priority must be 'high', 'normal', 'bulk', not "):
+    with pytest.raises(InvalidMail, match=r"^priority must be one of 'high', 'normal', 'bulk', not "):
         send_email.delay("S", "B", **TO, priority=priority)
     assert not Delivery.objects.exists()
 
@@ -87,7 +87,9 @@ def test_the_word_as_an_option_of_celery_is_refused_and_not_lost(task_queue: Rec
 
 
 def test_celerys_own_queue_and_priority_win(valkey: Valkey) -> None:
-    """The queue over that of the mail's priority; a number is a priority within it."""
+    """The given queue takes precedence over the queue of the mail's priority. A number is a priority
+    within the queue.
+    """
     send_email.apply_async(("S", "B"), {**TO, "priority": "bulk"}, queue="own")
     [message] = messages(valkey, "own")
     assert message.arguments == ["own"]
@@ -97,7 +99,7 @@ def test_celerys_own_queue_and_priority_win(valkey: Valkey) -> None:
 
 
 def test_a_mail_with_celerys_number_waits_for_no_other_wake_up(valkey: Valkey) -> None:
-    """One that is outstanding may lie behind other tasks. Those with the same number are one wake-up all the same."""
+    """An outstanding wake-up may wait behind other tasks. Mails with the same number still share one wake-up."""
     send_email.apply_async(("S", "B"), TO)
     for _ in range(3):
         with transaction.atomic():
@@ -131,7 +133,7 @@ def test_without_queues_of_their_own_all_priorities_have_that_of_deliveries(valk
 
 
 def test_without_any_queue_celery_chooses(valkey: Valkey, settings: Any) -> None:
-    """A plain worker of a project that knows nothing of priorities serves them all."""
+    """In a project without priorities, a plain worker then serves all of them."""
     empty = {"QUEUE": "", "HIGH_QUEUE": "", "BULK_QUEUE": "", "SWEEP_QUEUE": ""}
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, **empty}
     with transaction.atomic():
@@ -167,14 +169,14 @@ def test_priorities_of_a_queue_come_most_urgent_first(settings: Any) -> None:
 
 
 def test_a_wake_up_is_short_and_says_the_queue_and_no_mail(valkey: Valkey) -> None:
-    """Less than a kilobyte, without the name of this host; Flower shows what its header says."""
+    """It has less than a kilobyte without the name of this host. Flower shows the values of its header."""
     result = send_email.delay("S", "B", **TO)
     [message] = messages(valkey, "mail")
     assert message.task == names.DISPATCH
     assert message.headers["argsrepr"] == "('mail',)"
     assert message.headers["kwargsrepr"] == "{}"
     expires = dt.datetime.fromisoformat(message.headers["expires"])
-    # For ten minutes at least: the clocks of two hosts are compared.
+    # At least ten minutes, as the clocks of two hosts are compared.
     assert 600 < (expires - dt.datetime.now(dt.UTC)).total_seconds() < 3600
     assert min(message.headers["timelimit"]) >= 3600
     with Redis.from_url(valkey.url) as client:

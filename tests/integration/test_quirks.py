@@ -1,4 +1,6 @@
-"""What is learned about a server: tried before it is believed, shared by all processes, and forgotten again."""
+"""Learned facts about a server: tried before they are believed, shared by all processes, and forgotten
+after a while.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _one_session(settings: Any) -> None:
-    """What a session has carried when it is refused is the same each time."""
+    """With one session, the number of mails before the refusal is the same each time."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
 
 
@@ -46,7 +48,7 @@ def begin(session: Session, *to: str) -> None:
 
 
 class SilentInGroups(PeculiarServer):
-    """Sees the first command of what comes at once; ``hangs`` says that it answers nothing at all."""
+    """A server that reads only the first command of a group. With ``hangs`` it answers nothing."""
 
     hangs = False
 
@@ -58,7 +60,7 @@ class SilentInGroups(PeculiarServer):
 
 
 class Recorder(Memory):
-    """Remembers what it was told to learn."""
+    """A memory that records each change that it is asked to learn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class Recorder(Memory):
         self.learned.append(changes)
 
 
-def test_what_only_seems_so_is_tried_by_the_next_session_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suspected_quirk_is_tested_by_the_next_session_before_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     patient_but(monkeypatch, "GROUP")
     memory = Recorder()
     with SilentInGroups() as server:
@@ -118,7 +120,7 @@ def test_a_limit_of_mails_is_learned_when_two_sessions_have_ended_at_it() -> Non
     assert memory.learned == [{"mails": 10}]
 
 
-# -- all of them ----------------------------------------------------------------------------------------------------
+# -- all processes --------------------------------------------------------------------------------------------------
 
 
 def another_process() -> SharedMemory:
@@ -146,7 +148,7 @@ def test_changed_settings_start_anew() -> None:
         assert isinstance(changed, Relay)
         assert another_process().recall(changed) == Quirks()
         SharedMemory().learn(changed, mails=20)
-        assert ServerQuirks.objects.count() == 1, "of what it was before nothing is kept"
+        assert ServerQuirks.objects.count() == 1, "the limits of the earlier settings are still stored"
 
 
 def test_what_was_learned_long_ago_is_found_out_anew() -> None:
@@ -165,7 +167,7 @@ def test_what_was_deleted_is_found_out_anew() -> None:
 def test_what_was_read_a_moment_ago_is_not_read_again(
     monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    """Many sessions are opened at a time. What this process learns itself counts at once."""
+    """Many sessions are opened at the same time. Facts that this process learns itself take effect at once."""
     clock, memory = Clock(), SharedMemory()
     monkeypatch.setattr(quirks, "time", clock)
     monkeypatch.setattr(quirks, "_READ_HOLDS", PATIENCE)
@@ -174,7 +176,7 @@ def test_what_was_read_a_moment_ago_is_not_read_again(
     with django_assert_num_queries(0):
         assert memory.recall(RELAY) == Quirks()
     with django_assert_num_queries(1):
-        assert memory.recall(replace(RELAY, timeout=RELAY.timeout + 1)) == Quirks(), "another server, by its settings"
+        assert memory.recall(replace(RELAY, timeout=RELAY.timeout + 1)) == Quirks(), "other settings share the limits"
     memory.recall(RELAY)
     another_process().learn(RELAY, mails=20)
     clock.sleep(PATIENCE)
@@ -184,7 +186,7 @@ def test_what_was_read_a_moment_ago_is_not_read_again(
 
 
 def test_what_was_read_before_it_was_saved_does_not_count_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread reads, and another learns before the first has kept what it read."""
+    """One thread reads, and another learns before the first has stored its result."""
     memory, savepoint = SharedMemory(), quirks.savepoint
 
     @contextlib.contextmanager
@@ -209,7 +211,7 @@ def test_a_transaction_that_is_open_is_not_held_up_and_does_not_undo_it() -> Non
     with transaction.atomic():
         memory.learn(RELAY, recipients=7)
         transaction.set_rollback(True)
-    assert memory.recall(RELAY) == Quirks(mails=10, recipients=7), "this process knows it all the same"
+    assert memory.recall(RELAY) == Quirks(mails=10, recipients=7), "this process does not know what it learned"
 
 
 def test_a_database_that_is_away_costs_no_mail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,16 +226,20 @@ def test_a_database_that_is_away_costs_no_mail(monkeypatch: pytest.MonkeyPatch) 
         patched.setattr(models.QuerySet, "first", away)
         assert memory.recall(RELAY) == Quirks(recipients=50)
     assert memory.recall(RELAY) == Quirks(recipients=50)
-    assert another_process().recall(RELAY) == Quirks(recipients=50), "it is told as soon as there is a database"
+    assert another_process().recall(RELAY) == Quirks(recipients=50), (
+        "the limit was not stored when the database was back"
+    )
     ServerQuirks.objects.all().delete()
     assert memory.recall(RELAY) == Quirks()
 
 
-# -- what teaches nothing -------------------------------------------------------------------------------------------
+# -- replies that teach nothing -------------------------------------------------------------------------------------
 
 
 class Server(PeculiarServer):
-    """Answers some of MAIL, RCPT and the dot by what it is told, with how often it was asked and how many are named."""
+    """A server with set replies to MAIL, RCPT and the dot. Each depends on the number of such commands so far, and on
+    the number of accepted recipients.
+    """
 
     def __init__(self, **says: Callable[[int, int], str | None]) -> None:
         super().__init__()
@@ -258,7 +264,7 @@ class Server(PeculiarServer):
 
 
 def send(*mails: int) -> None:
-    """Mails to so many recipients each, through the server of the configuration, over one session if it lasts."""
+    """Send mails with these numbers of recipients through the configuration's server, over one session if it lasts."""
     for number in mails:
         submitted(*(f"u{place}@example.com" for place in range(number)))
     send_due()
@@ -293,7 +299,7 @@ def test_a_limit_of_recipients_by_time_or_account_is_none_of_a_transaction(said:
 
 
 @pytest.mark.usefixtures("task_queue")
-def test_those_that_are_refused_count_too() -> None:
+def test_refused_recipients_count_towards_the_limit() -> None:
     def said(times: int, named: int) -> str | None:
         if times > 20:
             return "452 4.5.3 too many recipients"
@@ -337,7 +343,7 @@ def test_it_is_seen_and_deleted_in_the_admin(admin_client: Any) -> None:
     assert another_process().recall(RELAY) == Quirks()
 
 
-def test_nobody_writes_it_there(admin_client: Any) -> None:
+def test_the_admin_cannot_change_a_quirk(admin_client: Any) -> None:
     SharedMemory().learn(RELAY, mails=10)
     assert admin_client.get(f"{LIST}add/").status_code == 403
     address = f"{LIST}{breaker.key(RELAY)}/change/"
@@ -355,7 +361,7 @@ def test_the_page_of_a_configuration_says_it(admin_client: Any) -> None:
         assert "mails per session" not in admin_client.get(address).content.decode()
         SharedMemory().learn(relay, pipelining=Pipelining.GROUPS, mails=10, recipients=100)
         page = admin_client.get(address).content.decode()
-    for words in ("mails per session: 10", "recipients per transaction: 100", "not along with the end of a mail"):
+    for words in ("mails per session: 10", "recipients per transaction: 100", "within one mail only"):
         assert words in page
 
 

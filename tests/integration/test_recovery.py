@@ -1,4 +1,6 @@
-"""A process is killed at a named point, and another recovers what it had in hand: by its journal, or by the lease."""
+"""A process is killed at a named point. Another process recovers its mail in progress, by the journal or
+by the lease.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ Serve = Callable[..., SMTPServer]
 
 SESSIONS = 3
 
-#: How the mail that came to each point stands after recovery, and how many copies of it the server has by then.
+#: For each point: the status after recovery of the mail that reached it, and the number of copies that the server has
+#: by then.
 FOUND = {
     "claimed": ("queued", 0),
     "in hand": ("queued", 0),
@@ -56,7 +59,7 @@ FOUND = {
 
 @pytest.fixture(autouse=True)
 def folder(journals: Path, task_queue: RecordingTaskQueue, settings: Any) -> Path:
-    """Where the journals lie; what is in doubt is held, so that it can be counted."""
+    """The folder of the journals. Mail in doubt is held, so that it can be counted."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": SESSIONS, "IN_DOUBT": "hold"}
     return journals
 
@@ -69,17 +72,19 @@ def server(smtp_server: Serve) -> SMTPServer:
 
 
 def which(point: str) -> int:
-    """The place of a mail that comes to the point: not all open a session."""
+    """Return the index of a mail that reaches the point: only some mails open a session."""
     return 0 if point == "before a session" else 3
 
 
 def copies(server: SMTPServer) -> Counter[str]:
-    """How many of each subject the server has."""
+    """Return the number of mails with each subject that the server has."""
     return Counter(one.subject for one in server.messages)
 
 
 def require_counts(server: SMTPServer, ids: list[str]) -> None:
-    """Lost 0, stuck 0, copies never more than in doubt, in doubt at most one per session."""
+    """Require that no mail is lost or stuck, that no mail has more than one copy, and that at most one mail for each
+    session is in doubt.
+    """
     require_settled()
     stand, have = delivery_statuses(*ids), copies(server)
     assert set(stand) <= {"accepted", "in_doubt"}
@@ -98,8 +103,8 @@ def test_the_points_are_those_that_are_tried() -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_point_its_journal_settles_all_at_once(server: SMTPServer, folder: Path, point: str) -> None:
-    """One of six mails comes to the point · kill -9 · another process finds the journal's lock free · all are settled,
-    without waiting for a lease · what goes back is sent, once.
+    """One of six mails reaches the point · kill -9 · another process finds the journal's lock free · all are settled
+    without waiting for a lease · the mails that go back are sent, once.
     """
     ids = mails(6)
     place = which(point)
@@ -121,8 +126,8 @@ def test_killed_at_a_point_its_journal_settles_all_at_once(server: SMTPServer, f
 
 @pytest.mark.parametrize("point", POINTS[1:7])
 def test_only_what_was_prepared_or_written_is_a_suspect(server: SMTPServer, point: str) -> None:
-    """Killed while a mail is prepared, while a reply is waited for, while it is written · given back: counted but for
-    the waiting.
+    """Killed while a mail is prepared, while the process waits for a reply, or while it writes · given back: counted,
+    except after waiting.
     """
     one = submitted(body="x" * 100_000).pk
     Child(send, hook=at(point, die, of=one)).killed()
@@ -134,7 +139,7 @@ def test_only_what_was_prepared_or_written_is_a_suspect(server: SMTPServer, poin
 
 @pytest.mark.parametrize("point", ["before the content", "before the dot"])
 def test_a_small_content_is_no_suspect_once_it_was_read(server: SMTPServer, point: str) -> None:
-    """Killed where the server waits for it: it goes out along with the final dot, which is noted before."""
+    """Killed while the server waits for the content: it is sent together with the final dot, which is noted before."""
     one = submitted().pk
     Child(send, hook=at(point, die, of=one)).killed()
     recover()
@@ -144,9 +149,9 @@ def test_a_small_content_is_no_suspect_once_it_was_read(server: SMTPServer, poin
 
 
 @pytest.mark.parametrize("point", ["answer noted", "before the record"])
-def test_who_was_taken_is_accepted_and_who_was_put_off_is_tried_alone(server: SMTPServer, point: str) -> None:
+def test_accepted_recipients_stay_accepted_and_the_deferred_one_is_tried_alone(server: SMTPServer, point: str) -> None:
     """RCPT: 250, 450, 250 · the dot is answered by 250 · killed before the record · two are accepted, and the third is
-    tried again by itself.
+    tried again alone.
     """
     server.inject(Fault(verb="RCPT", reply="450 4.2.0 Mailbox busy", match="lee@", times=1))
     one = submitted("kim@example.com", "lee@example.com", "max@example.com").pk
@@ -163,7 +168,7 @@ def test_who_was_taken_is_accepted_and_who_was_put_off_is_tried_alone(server: SM
 
 
 def test_a_reply_that_refuses_is_recorded_and_waits_as_any(server: SMTPServer, settings: Any) -> None:
-    """The dot is answered by 451 · killed before the record · put off, for the time that a retry waits."""
+    """The dot is answered by 451 · killed before the record · deferred for the usual waiting time of a retry."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "RETRY_FIRST": 3600.0, "RETRY_MAX": 3600.0}
     server.inject(Fault(verb="DOT", reply="451 4.3.0 Try again later", times=1))
     one = submitted().pk
@@ -187,8 +192,8 @@ def test_a_refusal_is_final(server: SMTPServer) -> None:
 
 @pytest.mark.parametrize(("point", "third"), [("before the dot", "accepted"), ("dot noted", "pending")])
 def test_killed_between_two_dots_of_one_mail(server: SMTPServer, point: str, third: str) -> None:
-    """RCPT: 250, 250, 452 too many · the dot for two is answered and recorded · the second transaction, for the third
-    · killed there · only the third is in doubt, and the two are accepted.
+    """RCPT: 250, 250, 452 too many · the dot for two is answered and recorded · the second transaction, for the third ·
+    killed there · only the third is in doubt, and the two are accepted.
     """
     server.inject(Fault(verb="RCPT", reply="452 4.5.3 Too many recipients", match="max@", times=1))
     one = submitted("kim@example.com", "lee@example.com", "max@example.com").pk
@@ -203,15 +208,15 @@ def test_killed_between_two_dots_of_one_mail(server: SMTPServer, point: str, thi
     assert len(server.messages) == (2 if third == "accepted" else 1)
 
 
-# -- what follows a mail --------------------------------------------------------------------------------------------
+# -- tasks after a mail ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_killed_between_record_and_continuation(
     server: SMTPServer, task_queue: RecordingTaskQueue, refused: bool
 ) -> None:
-    """Recorded, accepted or refused at RCPT · killed before what follows is published · the next sweep publishes it,
-    and waits for no lease.
+    """Recorded, accepted or refused at RCPT · killed before the continuation is published · the next sweep publishes it
+    without waiting for a lease.
     """
     if refused:
         server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
@@ -230,7 +235,7 @@ def test_killed_between_record_and_continuation(
 def test_killed_between_continuation_and_its_mark(
     server: SMTPServer, task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published · killed before that is noted · published once more: at least once, at most one again per kill."""
+    """Published · killed before that is noted · published again: at least once, and at most once more for each kill."""
     one = submitted().pk
     task_queue.followed.add(one)
     with monkeypatch.context() as patch:
@@ -245,7 +250,7 @@ def test_killed_between_continuation_and_its_mark(
 def test_killed_at_the_answer_what_follows_is_published_by_who_recovers(
     server: SMTPServer, task_queue: RecordingTaskQueue
 ) -> None:
-    """Killed before the record · whoever records it publishes what follows."""
+    """Killed before the record · the process that recovers the mail publishes the continuation."""
     one = submitted().pk
     task_queue.followed.add(one)
     Child(send, hook=at("answer noted", die, of=one)).killed()
@@ -258,8 +263,8 @@ def test_killed_at_the_answer_what_follows_is_published_by_who_recovers(
 
 @pytest.mark.parametrize("point", POINTS)
 def test_with_the_journal_gone_the_lease_decides(server: SMTPServer, folder: Path, point: str) -> None:
-    """Killed on another host · its lease ends by the database's time · what may have had a dot is in doubt, and
-    nothing is sent twice without that.
+    """Killed on another host · its lease ends by the database's clock · mail whose dot may have been sent is in doubt,
+    and only such mail may be sent twice.
     """
     ids = mails(6)
     Child(send, hook=at(point, die, of=ids[which(point)])).killed()
@@ -280,8 +285,8 @@ def test_with_the_journal_gone_the_lease_decides(server: SMTPServer, folder: Pat
 def test_what_was_not_permitted_goes_back_in_no_doubt(
     server: SMTPServer, folder: Path, settings: Any, point: str
 ) -> None:
-    """No journal can be kept: the process may send dots for the first two mails of its batch · killed · the lease ends
-    · those two at most are in doubt, and the others are sent.
+    """No journal can be written: the process may send dots for the first two mails of its batch · killed · the lease
+    ends · at most those two are in doubt, and the others are sent.
     """
     folder.write_text("a file, where the folder is to be")
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "IN_DOUBT_WINDOW": 2}
@@ -301,7 +306,7 @@ def test_what_was_not_permitted_goes_back_in_no_doubt(
 
 
 def test_a_lease_is_first_suspected(server: SMTPServer, folder: Path) -> None:
-    """The lease ends · the batch is marked · it is taken over only if nothing is heard of its owner for a while."""
+    """The lease ends · the batch is marked · it is taken over only if its owner is not heard from for a while."""
     one = submitted().pk
     Child(send, hook=at("dot noted", die, of=one)).killed()
     forget_journals(folder)
@@ -319,7 +324,7 @@ def test_a_lease_is_first_suspected(server: SMTPServer, folder: Path) -> None:
 
 @pytest.mark.parametrize("lines", [1, 400])
 def test_only_the_one_that_is_read_is_a_suspect(server: SMTPServer, settings: Any, lines: int) -> None:
-    """Killed while the next is read before the final dot of one, small or large, that is ready for its own."""
+    """Killed while the next mail is read, before the final dot of a small or large mail that is ready for it."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
     with transaction.atomic():
         ids = [submitted(f"u{place}@example.com", body=("x" * 70 + "\n") * lines).pk for place in range(3)]

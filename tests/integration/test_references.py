@@ -1,4 +1,4 @@
-"""Passwords that are kept elsewhere: a rotated one is picked up without a restart, and none is shown anywhere."""
+"""Passwords that are stored elsewhere: a rotated one takes effect without a restart, and none is displayed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OLD, NEW = "0ld-s3cret", "n3w-s3cret"
 
 @pytest.fixture
 def use(settings: Any) -> Use:
-    """Set keys of the setting; nothing that is kept goes by itself."""
+    """Set keys of the setting. Cached secrets do not expire on their own."""
 
     def use(*allowed: str, **keys: Any) -> None:
         here = {"SECRET_REFERENCES": list(allowed), "SECRET_TTL": 3600.0, "SECRET_TIMEOUT": 60.0, **keys}
@@ -47,7 +47,7 @@ def use(settings: Any) -> Use:
 
 @pytest.fixture
 def secret(use: Use, tmp_path: Path, task_queue: RecordingTaskQueue, settings: Any) -> Path:
-    """The file that holds the password, and that may be referred to."""
+    """The file that holds the password, with permission to refer to it."""
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
         "RETRY_FIRST": 5.0,
@@ -62,14 +62,14 @@ def secret(use: Use, tmp_path: Path, task_queue: RecordingTaskQueue, settings: A
 
 
 def serve_for(smtp_server: Serve, secret: Path, **changes: Any) -> SMTPServer:
-    """A server with the old password, and an active configuration that refers to the file."""
+    """Start a server with the old password, and activate a configuration that refers to the file."""
     server = smtp_server(password=OLD)
     config_for(server, password=f"file:{secret}", **changes)
     return server
 
 
 def rotate(server: SMTPServer, secret: Path) -> None:
-    """In both places; the sessions that are open end."""
+    """Change the password at the server and in the file, and end the open sessions."""
     server.password = NEW
     secret.write_text(f"{NEW}\n")
     pool.close()
@@ -82,7 +82,7 @@ def attempt_all() -> None:
 
 
 def each_once(server: SMTPServer, number: int) -> bool:
-    """Whether so many mails were accepted, each of them once."""
+    """Return whether this many mails were accepted, each once."""
     taken = Counter(message.message_id for message in server.messages)
     return len(taken) == number and set(taken.values()) == {1} and accepted() == number
 
@@ -95,7 +95,7 @@ def accepted() -> int:
 
 
 def test_a_rotated_secret_is_picked_up_when_the_server_refuses_the_old_one(smtp_server: Serve, secret: Path) -> None:
-    """With one login in vain, and no mail waits."""
+    """There is one failed login, and no mail waits."""
     server = serve_for(smtp_server, secret)
     for _ in range(3):
         submitted()
@@ -124,8 +124,8 @@ def test_a_crew_picks_it_up_too(smtp_server: Serve, secret: Path, settings: Any,
     assert not CircuitBreaker.objects.exists()
 
 
-def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smtp_server: Serve, secret: Path) -> None:
-    """The server has the new password first, and the place where it is kept some time later."""
+def test_mail_that_the_old_secret_held_is_sent_once_a_process_has_the_new_one(smtp_server: Serve, secret: Path) -> None:
+    """The server gets the new password first, and the file gets it some time later."""
     server = serve_for(smtp_server, secret)
     server.password = NEW
     for _ in range(5):
@@ -136,7 +136,7 @@ def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smt
     secret.write_text(NEW)
     CircuitBreaker.objects.update(probe_at=ago(1))
     sweep()
-    attempt_all()  # the one that is woken tries with the old one, and then with the new one
+    attempt_all()  # the woken mail tries the old password first, and then the new one
     attempt_all()
     assert each_once(server, 5)
     assert server.failed_auths == 2
@@ -144,7 +144,7 @@ def test_what_waits_for_the_old_one_goes_as_soon_as_somebody_has_the_new_one(smt
 
 
 def test_a_process_that_has_never_known_the_old_one_wakes_what_waits_for_it(smtp_server: Serve, secret: Path) -> None:
-    """Nobody would try the old one again."""
+    """No process would try the old password again."""
     server = serve_for(smtp_server, secret)
     server.password = NEW
     for _ in range(5):
@@ -161,7 +161,7 @@ def test_a_process_that_has_never_known_the_old_one_wakes_what_waits_for_it(smtp
 
 
 def test_a_session_that_is_open_is_not_cut(smtp_server: Serve, secret: Path) -> None:
-    """Servers ask for the password once."""
+    """Servers check the password only once per session."""
     server = serve_for(smtp_server, secret)
     attempt(submitted().pk)
     server.password = NEW
@@ -172,7 +172,7 @@ def test_a_session_that_is_open_is_not_cut(smtp_server: Serve, secret: Path) -> 
 
 
 class Changing:
-    """Another one each time, and never the right one."""
+    """A secret that is different at each reading, and never right."""
 
     asked = 0
 
@@ -192,13 +192,13 @@ def test_a_secret_that_changes_with_every_reading_makes_two_logins_and_no_more(
     assert Delivery.objects.get().waits_for_relay
 
 
-# -- a secret that is not to be had ---------------------------------------------------------------------------------
+# -- unavailable secrets --------------------------------------------------------------------------------------------
 
 
 def test_without_the_secret_mail_waits_and_says_why(
     smtp_server: Serve, secret: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In words that hold nothing of it, and no server is asked."""
+    """The reason does not contain the secret, and no server is contacted."""
     server = serve_for(smtp_server, secret)
     secret.rename(secret.with_name("elsewhere"))
     delivery = submitted()
@@ -206,8 +206,7 @@ def test_without_the_secret_mail_waits_and_says_why(
     delivery.refresh_from_db()
     assert (delivery.status, delivery.waits_for_relay) == ("deferred", True)
     assert (
-        delivery.reason
-        == f"“Primary Mail Server” cannot be used: There is no file {secret}, or it cannot be read here."
+        delivery.reason == f"“Primary Mail Server” cannot be used: The file {secret} does not exist or cannot be read."
     )
     assert server.sessions == []
     secret.write_text(OLD)
@@ -218,8 +217,8 @@ def test_without_the_secret_mail_waits_and_says_why(
     assert OLD not in caplog.text
 
 
-def test_what_is_not_allowed_any_more_is_sent_to_nobody(smtp_server: Serve, secret: Path, use: Use) -> None:
-    """Neither the secret, nor the reference in its place."""
+def test_a_reference_that_is_no_longer_allowed_is_sent_to_no_server(smtp_server: Serve, secret: Path, use: Use) -> None:
+    """Neither the secret nor its reference is sent."""
     server = serve_for(smtp_server, secret)
     use()
     attempt(submitted().pk)
@@ -240,11 +239,11 @@ def test_the_row_holds_the_reference_sealed(secret: Path) -> None:
 @pytest.mark.parametrize(
     ("entered", "says"),
     [
-        ("file:{folder}/none", "There is no file"),
+        ("file:{folder}/none", "does not exist or cannot be read"),
         ("file:{folder}/../passwd", "SECRET_REFERENCES does not allow"),
         ("file:/etc/passwd", "SECRET_REFERENCES does not allow"),
         ("env:SECRET_KEY", "SECRET_REFERENCES does not allow"),
-        ("vualt:smtp", "no kind of reference that is known here"),
+        ("vualt:smtp", "is not a known kind of reference"),
     ],
 )
 def test_the_form_refuses_what_cannot_be_had(secret: Path, entered: str, says: str) -> None:
@@ -270,7 +269,7 @@ def test_the_form_says_that_it_is_kept_elsewhere_and_not_what_it_is(secret: Path
 
 
 def test_another_server_wants_the_reference_again(secret: Path) -> None:
-    """It is no secret; but whoever enters it decides anew where the password goes."""
+    """It is not a secret, but entering it decides again which server gets the password."""
     client = logged_in(superuser=True)
     stored = config(password=f"file:{secret}")
     page = client.post(url("change", stored.pk), form_of(stored, host="smtp.example.net"))
@@ -280,7 +279,7 @@ def test_another_server_wants_the_reference_again(secret: Path) -> None:
 
 
 def test_a_connection_test_asks_for_the_secret_anew(smtp_server: Serve, secret: Path) -> None:
-    """Who has just rotated it wants to know whether it is right now; and the result is that of the configuration."""
+    """A user who has just rotated the secret wants to test the new one. The result is stored with the configuration."""
     server = serve_for(smtp_server, secret)
     routing.active_relay()
     rotate(server, secret)
@@ -293,31 +292,31 @@ def test_a_connection_test_asks_for_the_secret_anew(smtp_server: Serve, secret: 
     secret.unlink()
     assert stored.passed_test
     answer = client.post(url("changelist"), {"action": "test_connection", "_selected_action": [stored.pk]}, follow=True)
-    assert "There is no file" in said(answer)
+    assert "does not exist or cannot be read" in said(answer)
 
 
 def test_the_pages_say_that_mail_waits_for_a_secret(secret: Path) -> None:
     config(password=f"file:{secret}", is_active=True)
     secret.unlink()
     page = logged_in(superuser=True).get(url("changelist")).content.decode()
-    assert "cannot be used. There is no file" in page
+    assert "cannot be used. The file" in page
 
 
 def test_validate_says_where_the_password_is_and_why_not(smtp_server: Serve, secret: Path) -> None:
     serve_for(smtp_server, secret)
     config("Spare", password="env:NOT_ALLOWED")
     _, output = validate(timeout=3)
-    assert "✓ The password of the active configuration is kept elsewhere (file:)" in output
-    assert "The password of “Spare”, which is not active, cannot be had: A text that begins with “env:”" in output
+    assert "✓ The password of the active configuration is stored elsewhere (file:)" in output
+    assert "The password of “Spare”, which is not active, cannot be fetched: A text that begins with “env:”" in output
     secret.unlink()
     code, output = validate(timeout=3)
     assert code == 1
-    assert "✗ The password of “Primary Mail Server” cannot be had: There is no file" in output
+    assert "✗ The password of “Primary Mail Server” cannot be fetched: The file" in output
     assert OLD not in output
 
 
 def test_the_checks_of_the_database_ask_for_no_secret(secret: Path) -> None:
-    """But say what the settings do not allow."""
+    """They report references that the settings do not allow."""
     config(password=f"file:{secret}", is_active=True)
     secret.unlink()
 
@@ -328,7 +327,7 @@ def test_the_checks_of_the_database_ask_for_no_secret(secret: Path) -> None:
     assert found() == []
     SMTPConfig.objects.update(password="env:NOT_ALLOWED")
     [message] = found()
-    assert message.startswith("The password of “Primary” cannot be had: A text that begins with “env:”")
+    assert message.startswith("The password of “Primary” cannot be fetched: A text that begins with “env:”")
 
 
 def test_settings_with_a_password_that_looks_like_a_reference_are_imported_as_a_password(
@@ -345,7 +344,7 @@ def test_settings_with_a_password_that_looks_like_a_reference_are_imported_as_a_
 
 
 def test_nothing_is_resolved_for_a_lost_key(secret: Path, settings: Any) -> None:
-    """The reference is sealed like a password, and the page says what is wrong with it."""
+    """The reference is sealed like a password, and the page reports the lost key."""
     stored = config(password=f"file:{secret}")
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,

@@ -1,4 +1,4 @@
-"""Passwords in AWS Secrets Manager, by boto3 against a server of its kind."""
+"""Passwords in AWS Secrets Manager, by boto3 and a local server with the same API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAME = "mail/smtp"
 
 
 class SecretsManager:
-    """AWS Secrets Manager on this machine."""
+    """A local AWS Secrets Manager."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -63,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretsManager]
         process = subprocess.Popen(command, stdout=output, stderr=output)
     manager = SecretsManager(f"http://127.0.0.1:{port}")
     try:
-        wait_until(manager.answers, what="moto to answer")
+        wait_until(manager.answers, what="an answer of moto")
         yield manager
     finally:
         process.terminate()
@@ -72,7 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretsManager]
 
 @pytest.fixture
 def aws(served: SecretsManager, monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Path) -> SecretsManager:
-    """Empty, and found by boto3 as in production: by its variables."""
+    """An empty Secrets Manager. As in production, boto3 finds it by its environment variables."""
     for name, value in {
         "AWS_ENDPOINT_URL": served.address,
         "AWS_DEFAULT_REGION": "eu-central-1",
@@ -96,7 +96,7 @@ def refusal(text: str) -> str:
 
 
 def test_a_secret_whole_or_the_text_under_a_key(aws: SecretsManager) -> None:
-    """By its name, or by its ARN, which has colons."""
+    """By its name, or by its ARN, which contains colons."""
     arn = aws.client.create_secret(Name=NAME, SecretString=json.dumps({"user": "u", "password": OLD}))["ARN"]
     aws.client.create_secret(Name="plain", SecretString=OLD)
     assert references.resolve(f"aws-secretsmanager:{NAME}#password") == OLD
@@ -104,23 +104,23 @@ def test_a_secret_whole_or_the_text_under_a_key(aws: SecretsManager) -> None:
     assert references.resolve("aws-secretsmanager:plain") == OLD
 
 
-def test_what_cannot_be_had_is_reported_without_a_secret(aws: SecretsManager) -> None:
+def test_an_unusable_secret_is_reported_without_its_value(aws: SecretsManager) -> None:
     aws.client.create_secret(Name=NAME, SecretString=json.dumps({"password": OLD, "port": 587}))
     aws.client.create_secret(Name="plain", SecretString=OLD)
     aws.client.create_secret(Name="octets", SecretBinary=b"\x00")
-    assert refusal("aws-secretsmanager:none") == "AWS Secrets Manager has no secret none here."
-    assert refusal("aws-secretsmanager:octets") == "The secret octets is no text."
+    assert refusal("aws-secretsmanager:none") == "AWS Secrets Manager has no secret none in this region."
+    assert refusal("aws-secretsmanager:octets") == "The secret octets is not a text."
     for text in (f"{NAME}#none", f"{NAME}#port", f"{NAME}#", "plain#password"):
         name, _, key = text.partition("#")
         said = refusal(f"aws-secretsmanager:{text}")
-        assert said == f"The secret {name} is no JSON with a text under the key {key}."
+        assert said == f"The secret {name} is not JSON with a text under the key {key}."
 
 
-def test_who_may_not_have_it_gets_that_error(aws: SecretsManager) -> None:
+def test_a_denied_access_is_reported(aws: SecretsManager) -> None:
     aws.client.create_secret(Name=NAME, SecretString=OLD)
     aws.post("/moto-api/reset-auth", "0")
     try:
-        assert f"does not give the secret {NAME} (" in refusal(f"aws-secretsmanager:{NAME}")
+        assert f"did not return the secret {NAME} (" in refusal(f"aws-secretsmanager:{NAME}")
     finally:
         aws.post("/moto-api/reset-auth", "inf")
 
@@ -136,9 +136,9 @@ def test_an_endpoint_that_hangs_is_given_up(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_TIMEOUT": 0.2}
-        # Of a name of its own: whoever asks for the same meanwhile waits for this answer.
+        # A name of its own, as concurrent requests for the same name share one answer.
         said = refusal("aws-secretsmanager:hangs")
-    assert said == "“aws-secretsmanager:” gave no answer within 0.2 seconds."
+    assert said == "The provider of “aws-secretsmanager:” did not answer within 0.2 seconds."
 
 
 def test_without_boto3_it_says_what_to_install(aws: SecretsManager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_without_boto3_it_says_what_to_install(aws: SecretsManager, monkeypatch:
 def test_a_rotated_secret_is_picked_up_without_a_restart(
     aws: SecretsManager, smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
-    """With one login in vain; all mail arrives, and once."""
+    """There is one failed login. All mail arrives, each once."""
     aws.client.create_secret(Name=NAME, SecretString=json.dumps({"password": OLD}))
     server = smtp_server(password=OLD)
     config_for(server, password=f"aws-secretsmanager:{NAME}#password")

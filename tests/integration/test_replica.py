@@ -1,4 +1,4 @@
-"""A project with a replica: what must not lag behind is asked of the primary."""
+"""A project with a replica: queries that must not lag behind use the primary."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from .validating import result_backend, validate
 
 pytestmark = pytest.mark.django_db
 
-#: All models of the app but the history, which simple-history makes.
+#: All models of the app except the history models of simple-history.
 OF_THE_PRIMARY = [
     model for model in apps.get_app_config("email_integration").get_models() if not issubclass(model, AuditEntry)
 ]
 
 
 class Replica:
-    """A router that has everything read from a replica, which is not there: who asks it, fails."""
+    """A router that sends all reads to a replica that does not exist: each such read fails."""
 
     def db_for_read(self, model: type[models.Model], **hints: Any) -> str:
         return "replica"
@@ -49,7 +49,7 @@ class Replica:
 
 
 class ReplicaOfMail:
-    """The same of the models of the app alone, whose pages ask for users and their sessions too."""
+    """The same router for the models of the app only, as the pages also query users and their sessions."""
 
     def db_for_read(self, model: type[models.Model], **hints: Any) -> str | None:
         return "replica" if model in OF_THE_PRIMARY else None
@@ -60,7 +60,7 @@ class ReplicaOfMail:
 
 @pytest.fixture
 def replica(settings: Any) -> Iterator[Callable[..., None]]:
-    """Have a replica from the call on."""
+    """Configure a replica when the fixture's function is called."""
     connections.settings["replica"] = {
         **connections.settings["default"],
         "ENGINE": "django.db.backends.sqlite3",
@@ -84,14 +84,14 @@ def configuration(**changes: Any) -> SMTPConfig:
 
 
 def test_the_set_up_is_diagnosed_at_the_primary(settings: Any, replica: Callable[[], None]) -> None:
-    """Every line is the same as without a replica, with a superuser to write to and a pause too."""
+    """Every line is the same as without a replica. There is a superuser to write to, and a pause."""
     get_user_model().objects.create_superuser("admin", "admin@example.com")
     configuration(is_active=True)
     configuration(name="B")
     SendingPause.begin(reason="a test")
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ALERT_CONFIGURATION": "B"}
     settings.ADMINS = []
-    # The result is read where django-celery-results has its rows read.
+    # django-celery-results chooses its own database for reads.
     with result_backend("disabled://"):
         expected = validate("--test-email")
         replica()
@@ -102,7 +102,7 @@ def test_the_set_up_is_diagnosed_at_the_primary(settings: Any, replica: Callable
 
 
 def test_the_stored_configurations_are_checked_at_the_primary(replica: Callable[[], None]) -> None:
-    """By ``check --database default``, as ``migrate`` does."""
+    """With ``check --database default``, as in ``migrate``."""
     replica()
     configuration(is_active=True, port=25)
     SMTPConfig.objects.update(host="")
@@ -111,8 +111,8 @@ def test_the_stored_configurations_are_checked_at_the_primary(replica: Callable[
 
 
 @pytest.mark.parametrize("model", OF_THE_PRIMARY, ids=lambda model: model.__name__)
-def test_what_mail_goes_by_is_read_from_the_primary(model: Any, replica: Callable[[], None]) -> None:
-    """Wherever it is asked for."""
+def test_models_that_decide_about_mail_are_read_from_the_primary(model: Any, replica: Callable[[], None]) -> None:
+    """Every query of such a model uses the primary."""
     replica()
     assert model.objects.all().db == "default"
     assert model._default_manager.all().db == "default"
@@ -124,7 +124,7 @@ def test_what_mail_goes_by_is_read_from_the_primary(model: Any, replica: Callabl
 
 
 def test_pausing_and_changing_ask_the_primary(replica: Callable[[], None]) -> None:
-    """What is not there yet on a replica would not be found, or be overwritten."""
+    """A row that is missing on the replica would not be found, or would be overwritten."""
     replica()
     assert SendingPause.begin()
     assert SendingPause.current() is not None
@@ -138,7 +138,7 @@ def test_pausing_and_changing_ask_the_primary(replica: Callable[[], None]) -> No
 def test_what_is_read_again_is_read_from_the_primary(
     replica: Callable[[], None], task_queue: RecordingTaskQueue
 ) -> None:
-    """That of an object which came from there, too."""
+    """So is an object that came from the replica."""
     replica()
     configuration(is_active=True)
     other = configuration(name="B")
@@ -152,7 +152,7 @@ def test_what_is_read_again_is_read_from_the_primary(
 def test_a_mail_is_submitted_tried_and_sent_by_the_primary(
     replica: Callable[[], None], smtp_server: Callable[..., SMTPServer], task_queue: RecordingTaskQueue
 ) -> None:
-    """From its row to the last attempt: claims, records, the circuit breaker, the sweep, alerts and numbers."""
+    """All steps: claims, records, the circuit breaker, the sweep, alerts and statistics."""
     server = smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Greylisted", times=1)])
     config_for(server)
     replica()
@@ -175,7 +175,7 @@ def test_a_mail_is_submitted_tried_and_sent_by_the_primary(
 def test_a_mail_is_decided_about_erased_and_pruned_at_the_primary(
     replica: Callable[[], None], task_queue: RecordingTaskQueue
 ) -> None:
-    """So is one that a lost process had claimed, and one that waits."""
+    """This includes a mail that a lost process had claimed, and one that waits."""
     replica()
     for _ in range(2):
         submitted("kim@example.com")
@@ -204,7 +204,7 @@ def test_what_was_left_out_and_what_belongs_to_a_row_is_read_from_the_primary(
 
 
 def test_a_query_to_the_replica_may_have_deliveries_in_it(replica: Callable[[], None]) -> None:
-    """Django refuses a part that names another database with ``using()``."""
+    """Django refuses a subquery that names another database with ``using()``."""
     replica()
     users = get_user_model()._default_manager.filter(username__in=Delivery.objects.values("pk"))
     assert users.db == "replica"

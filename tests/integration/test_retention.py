@@ -1,4 +1,4 @@
-"""What is kept no longer goes, in batches, and nothing else does."""
+"""Expired data is deleted in batches, and no other data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Keys = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def folder(task_queue: RecordingTaskQueue, settings: Any, tmp_path: Path) -> Path:
-    """A storage of the test's own, in which everything is, whatever its size."""
+    """A storage for this test alone. It takes every content, whatever its size."""
     options = {"location": tmp_path / "payloads"}
     backend = "django.core.files.storage.FileSystemStorage"
     settings.STORAGES = {**settings.STORAGES, "email_integration": {"BACKEND": backend, "OPTIONS": options}}
@@ -56,7 +56,7 @@ def keys(settings: Any) -> Keys:
 
 
 def finished(days: float, status: Status = Status.ACCEPTED, **changes: Any) -> Delivery:
-    """A delivery that ended so many days ago, its content still kept."""
+    """Return a delivery that ended this many days ago, with its content still stored."""
     at = ago(days * DAY)
     return pretend(submitted(), **{"status": status, "finished_at": at, "next_at": None, **changes})
 
@@ -70,7 +70,7 @@ def left() -> set[str]:
 
 
 def made_long_ago(folder: Path, name: str, days: float = 2.0) -> None:
-    """A file of that age."""
+    """Create a file with this age."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
@@ -78,7 +78,7 @@ def made_long_ago(folder: Path, name: str, days: float = 2.0) -> None:
 
 
 def day(days: float) -> str:
-    """The folder of so many days ago."""
+    """Return the storage folder of this many days ago."""
     return f"{timezone.now() - dt.timedelta(days=days):%Y/%m/%d}"
 
 
@@ -104,7 +104,7 @@ def test_a_finished_delivery_goes_after_its_days_with_all_that_is_its(status: St
 
 
 def test_what_is_not_finished_stays_however_old(folder: Path) -> None:
-    """Nor does a finished one that something has still to follow."""
+    """A finished delivery whose continuation is still due stays too."""
     waiting = [
         pretend(submitted(), status=status, created_at=ago(400 * DAY), due_at=ago(400 * DAY))
         for status in Status
@@ -122,20 +122,21 @@ def test_what_is_not_finished_stays_however_old(folder: Path) -> None:
 def test_however_many_there_are_each_transaction_is_small(
     monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
-    """Each batch begins where the one before has ended, also among those of the same moment."""
+    """Each batch begins where the previous one ended, even among deliveries with equal times."""
     monkeypatch.setattr(retention, "BATCH", 7)
     at = ago(40 * DAY)
     old = [finished(40, finished_at=at) for _ in range(20)] + [finished(50 + number) for number in range(5)]
     stay = {finished(1, has_content=False).pk for _ in range(3)}
-    # BEGIN, SELECT, files, SELECT, attempts, deliveries, results, COMMIT for each of four, and a few for the rest:
-    # revoked tasks, lost claims.
+    # BEGIN, SELECT, files, SELECT, attempts, deliveries, results, COMMIT for each of four batches, and a few for the
+    # rest: revoked tasks, lost claims.
     with django_assert_max_num_queries(4 * 8 + 13):
         assert prune().deliveries == len(old)
     assert left() == stay
 
 
+@pytest.mark.extra
 def test_a_thousand_batches_are_no_more_than_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each asks as much as the first."""
+    """Each batch makes as many queries as the first."""
     monkeypatch.setattr(retention, "BATCH", 1)
     monkeypatch.setattr(retention.time, "sleep", lambda seconds: None)
     first = submitted()
@@ -179,8 +180,8 @@ def test_several_at_once_delete_everything_once() -> None:
     assert left() == set()
 
 
-def test_one_that_is_sent_after_all_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarantined mail that somebody releases between two batches is not finished any more."""
+def test_a_mail_that_is_released_during_the_pruning_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarantined mail that a user releases between two batches is no longer finished."""
     monkeypatch.setattr(retention, "BATCH", 1)
     finished(41)
     released = finished(40, Status.QUARANTINED)
@@ -194,7 +195,7 @@ def test_one_that_is_sent_after_all_meanwhile_stays(monkeypatch: pytest.MonkeyPa
 
 
 def test_contents_of_accepted_mail_go_after_their_days(keys: Keys, folder: Path) -> None:
-    """The delivery stays; one that was not accepted keeps its content, so that it can be sent again."""
+    """The delivery stays. A mail that was not accepted keeps its content and can be sent again."""
     keys(CONTENT_RETENTION_DAYS=3)
     old, young, failed = finished(3.1), finished(2.9), finished(10, Status.FAILED)
 
@@ -207,10 +208,10 @@ def test_contents_of_accepted_mail_go_after_their_days(keys: Keys, folder: Path)
     assert content.read(young)
 
 
-def test_what_other_settings_have_left_goes_with_0(folder: Path) -> None:
+def test_contents_of_earlier_settings_are_pruned_with_0(folder: Path) -> None:
     in_a_file = finished(0.001)
     in_the_row = finished(0.001, content_file="", content=b"plain")
-    content.remove_file(in_a_file.content_file)  # gone already: no reason to stop
+    content.remove_file(in_a_file.content_file)  # already deleted, which is no reason to stop
 
     assert prune().contents == 2
     assert not Delivery.objects.filter(pk__in=[in_a_file.pk, in_the_row.pk], has_content=True).exists()
@@ -218,7 +219,7 @@ def test_what_other_settings_have_left_goes_with_0(folder: Path) -> None:
 
 
 def test_a_file_goes_only_once_its_row_has_gone(folder: Path) -> None:
-    """A transaction around it that is rolled back leaves both."""
+    """If a surrounding transaction is rolled back, both the row and the file stay."""
     delivery = finished(40)
     try:
         with transaction.atomic():
@@ -234,7 +235,9 @@ def test_a_file_goes_only_once_its_row_has_gone(folder: Path) -> None:
 
 
 def test_old_results_of_our_tasks_go_and_no_others() -> None:
-    """Answers to repeated submissions have ids of their own; they say which task they are of, if Celery lets them."""
+    """Results of repeated submissions have their own ids. They contain the task's name if Celery is configured to store
+    it.
+    """
     for name in ("email_integration.tasks.send_email", "shop.tasks.charge", None):
         for days in (31, 29):
             result = TaskResult.objects.create(task_id=f"{name} {days}", task_name=name)
@@ -286,7 +289,7 @@ def test_a_submission_that_is_rolled_back_leaves_an_orphan_that_is_collected_a_d
 
 
 def test_nothing_is_deleted_that_is_not_of_this_app(folder: Path) -> None:
-    """In a storage that others use too."""
+    """Other applications may use the same storage."""
     name = "0123456789abcdef" * 2
     theirs = {
         name,
@@ -317,7 +320,7 @@ def test_an_old_folder_that_is_empty_goes_too(folder: Path) -> None:
 
 
 def test_a_young_file_in_an_old_folder_stays(folder: Path) -> None:
-    """Somebody has just put it back."""
+    """It may have been restored just now."""
     made_long_ago(folder, f"{day(5)}/{'a' * 32}", days=0.5)
     assert prune().orphans == 0
 
@@ -346,7 +349,7 @@ class WithoutLists(FileSystemStorage):
 
 class OutOfReach(FileSystemStorage):
     def listdir(self, path: str) -> tuple[list[str], list[str]]:
-        raise ConnectionError("tell-nobody")
+        raise ConnectionError("keep-secret")
 
 
 def use(settings: Any, storage: type[FileSystemStorage], folder: Path) -> None:
@@ -367,14 +370,14 @@ def test_a_storage_that_knows_no_times_goes_by_the_date_in_the_path(settings: An
 def test_a_storage_that_cannot_be_searched_is_passed_over(
     storage: type[FileSystemStorage], level: int, settings: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And everything else is done."""
+    """All other data is deleted."""
     finished(40)
     use(settings, storage, folder)
     with caplog.at_level(logging.DEBUG, "email_integration.delivery.orphans"):
         assert prune().deliveries == 1
     ours = [record for record in caplog.records if record.name.endswith(".orphans")]
     assert [record.levelno for record in ours] == [level]
-    assert "tell-nobody" not in caplog.text
+    assert "keep-secret" not in caplog.text
 
 
 def test_without_a_storage_there_is_nothing_to_collect(settings: Any) -> None:
@@ -382,7 +385,7 @@ def test_without_a_storage_there_is_nothing_to_collect(settings: Any) -> None:
     assert prune() == NOTHING
 
 
-# -- the ways to it -------------------------------------------------------------------------------------------------
+# -- starting it ----------------------------------------------------------------------------------------------------
 
 
 def said(*arguments: str) -> list[str]:
@@ -400,14 +403,14 @@ def test_the_command_says_how_many_and_with_dry_run_does_nothing(keys: Keys, fol
     made_long_ago(folder, f"2020/01/01/{'a' * 32}")
     before = left(), files(folder), TaskResult.objects.count()
 
-    # The results of deliveries are not counted before.
+    # A dry run does not count the results of deliveries.
     assert said("--dry-run") == [
         "Would be deleted:",
         "  2 finished deliveries",
         "  1 contents of accepted mail",
         "  1 results",
         "  1 files that no delivery names",
-        "  0 forgotten relays at fault",
+        "  0 old circuit breakers",
     ]
     assert (left(), files(folder), TaskResult.objects.count()) == before
     assert said() == [
@@ -416,7 +419,7 @@ def test_the_command_says_how_many_and_with_dry_run_does_nothing(keys: Keys, fol
         "  1 contents of accepted mail",
         "  3 results",
         "  1 files that no delivery names",
-        "  0 forgotten relays at fault",
+        "  0 old circuit breakers",
     ]
 
 
@@ -430,7 +433,7 @@ def test_beat_has_an_entry_that_goes_where_the_sweep_goes() -> None:
     ]
     assert isinstance(entry["schedule"], crontab)
     assert entry["options"]["queue"] == "mail.sweep"
-    # A worker that comes back an hour later still does it, and it does not pile up.
+    # A worker that is back within an hour still runs it, and the task does not pile up.
     assert entry["options"]["expires"] == 3600
 
 
@@ -443,4 +446,4 @@ def test_a_worker_does_it(stack: Callable[..., Stack], folder: Path) -> None:
     finished(40)
     stack(beat=False)
     current_app.send_task(names.PRUNE, **prune_options())
-    wait_until(lambda: not left(), what="the worker to prune")
+    wait_until(lambda: not left(), what="the pruning by the worker")

@@ -1,4 +1,4 @@
-"""``rotate_smtp_passwords``, and the way in from plain text."""
+"""``rotate_smtp_passwords``, and the migration from plain text."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ def rotate() -> tuple[int, str]:
     return 0, out.getvalue()
 
 
-def configuration(name: str, password: str = "tell-nobody", **values: Any) -> SMTPConfig:
+def configuration(name: str, password: str = "keep-secret", **values: Any) -> SMTPConfig:
     return SMTPConfig.objects.create(name=name, host="h", from_email="a@example.com", password=password, **values)
 
 
 def stored(name: str) -> str:
-    """The column as it is."""
+    """Return the stored value of the column."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT password FROM email_integration_smtpconfig WHERE name = %s", [name])
         return str(cursor.fetchone()[0])
 
 
 def test_all_passwords_are_sealed_under_the_newest_key(keys: Callable[..., None]) -> None:
-    """And it says how many; afterwards the old key is not needed any more."""
+    """The command prints the number. Afterwards the old key is no longer needed."""
     keys(OLD)
     configuration("One", "first")
     configuration("Two", "sécond")
     configuration("None", "")
 
     keys(NEW, OLD)
-    assert rotate() == (0, "2 passwords re-encrypted under the newest key.\n")
+    assert rotate() == (0, "2 passwords re-encrypted with the newest key.\n")
 
     keys(NEW)
     assert [config.password for config in SMTPConfig.objects.order_by("name")] == ["", "first", "sécond"]
 
 
 def test_a_second_run_changes_nothing(keys: Callable[..., None]) -> None:
-    """Not even the tokens."""
+    """The tokens stay the same too."""
     keys(OLD)
     configuration("One")
     keys(NEW, OLD)
@@ -84,13 +84,13 @@ def test_a_second_run_changes_nothing(keys: Callable[..., None]) -> None:
 
     assert rotate() == (
         0,
-        "0 passwords re-encrypted under the newest key.\n1 password under the newest key already.\n",
+        "0 passwords re-encrypted with the newest key.\n1 password already encrypted with the newest key.\n",
     )
     assert stored("One") == before
 
 
 def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Callable[..., None]) -> None:
-    """It is left as it is, and can still be opened when its key is found."""
+    """It stays unchanged, and can still be decrypted once its key is found."""
     keys(LOST)
     configuration("Lost", "lost")
     keys(OLD)
@@ -102,7 +102,7 @@ def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Cal
 
     assert code == 1
     assert "1 password re-encrypted" in output
-    assert "✗ “Lost”: no key in SMTP_PASSWORD_KEYS opens its password" in output
+    assert "✗ “Lost”: no key in SMTP_PASSWORD_KEYS can decrypt its password" in output
     assert stored("Lost") == before
     keys(NEW, LOST)
     assert rotate()[0] == 0
@@ -111,7 +111,7 @@ def test_a_password_that_no_key_opens_is_named_and_the_others_are_done(keys: Cal
 
 
 def test_plain_text_in_the_column_is_sealed(keys: Callable[..., None]) -> None:
-    """It was usable before, and is afterwards."""
+    """It can be used before and after."""
     keys(NEW)
     configuration("One")
     with connection.cursor() as cursor:
@@ -120,13 +120,13 @@ def test_plain_text_in_the_column_is_sealed(keys: Callable[..., None]) -> None:
 
     _, output = rotate()
 
-    assert "1 password found in plain text and sealed." in output
+    assert "1 password found in plain text and encrypted." in output
     assert stored("One").startswith("fernet$")
     assert SMTPConfig.objects.get().password == "plain"
 
 
 def test_the_history_gets_one_entry_without_a_secret(keys: Callable[..., None]) -> None:
-    """That the password was sealed anew; it has not changed."""
+    """The entry says that the password was sealed again, not that it changed."""
     keys(OLD)
     config = configuration("One")
     keys(NEW, OLD)
@@ -136,13 +136,13 @@ def test_the_history_gets_one_entry_without_a_secret(keys: Callable[..., None]) 
 
     entries = list(config.history.all())
     assert [(entry.event, entry.password_changed) for entry in entries] == [("changed", False), ("created", True)]
-    assert entries[0].history_change_reason == "the password is sealed under the newest key"
-    assert "tell-nobody" not in repr([vars(entry) for entry in entries])
+    assert entries[0].history_change_reason == "the password is now encrypted with the newest key"
+    assert "keep-secret" not in repr([vars(entry) for entry in entries])
 
 
 @pytest.mark.django_db(transaction=True)
 def test_workers_follow_without_a_restart(keys: Callable[..., None], smtp_server: Callable[..., SMTPServer]) -> None:
-    """The relay stays the same, whether out of a copy or read anew; a passed test stays passed."""
+    """The relay stays the same, cached or read again. A passed test stays passed."""
     keys(OLD)
     config = activate(smtp_server())
     config.record_test(passed=True, detail="")
@@ -166,7 +166,7 @@ def test_workers_follow_without_a_restart(keys: Callable[..., None], smtp_server
 def test_contents_are_opened_by_the_new_key_alone(
     threshold: int, size: int, keys: Callable[..., None], folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else of a mail changes, a second run changes nothing, and what is not sealed stays so."""
+    """Nothing else of a mail changes, a second run changes nothing, and plain contents stay plain."""
     monkeypatch.setattr(resealing, "BATCH", 2)
     keys(OLD)
     settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": threshold}
@@ -182,8 +182,8 @@ def test_contents_are_opened_by_the_new_key_alone(
     submitted()
     with TestCase.captureOnCommitCallbacks(execute=True):
         assert rotate()[1].splitlines()[1:] == [
-            "The contents of 5 mails re-encrypted under the newest key.",
-            "The content of 1 mail under the newest key already.",
+            "The contents of 5 mails re-encrypted with the newest key.",
+            "The content of 1 mail already encrypted with the newest key.",
         ]
     after = {pk: Delivery.objects.values().get(pk=pk) for pk in before}
     anew = {pk for pk in before if after[pk]["content_seal"] != before[pk]["content_seal"]}
@@ -198,25 +198,25 @@ def test_contents_are_opened_by_the_new_key_alone(
     for number, delivery in enumerate(deliveries):
         assert f"Body {number}" in content.read(Delivery.objects.get(pk=delivery.pk)).decode()
     assert content.read(Delivery.objects.get(pk=plain.pk))
-    assert rotate()[1].splitlines()[1:] == ["The contents of 6 mails under the newest key already."]
+    assert rotate()[1].splitlines()[1:] == ["The contents of 6 mails already encrypted with the newest key."]
 
 
 def test_contents_stay_sealed_though_new_ones_are_not(keys: Callable[..., None]) -> None:
     keys(OLD)
-    delivery = submitted(body="tell nobody")
+    delivery = submitted(body="keep secret")
     keys(NEW, OLD, encrypt=False)
     rotate()
     row = Delivery.objects.get(pk=delivery.pk)
     assert row.content_seal
-    assert b"tell nobody" not in bytes(row.content)
+    assert b"keep secret" not in bytes(row.content)
     keys(NEW)
-    assert b"tell nobody" in content.read(row)
+    assert b"keep secret" in content.read(row)
 
 
 def test_a_storage_that_takes_no_file_keeps_the_old_one(
     keys: Callable[..., None], folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is counted, and done when it is run again."""
+    """The command counts it, and the next run seals it again."""
     keys(OLD)
     settings.EMAIL_INTEGRATION |= {"PAYLOAD_STORAGE_THRESHOLD": 0}
     delivery = submitted()
@@ -234,14 +234,14 @@ def test_a_storage_that_takes_no_file_keeps_the_old_one(
 
 @pytest.fixture
 def folder(settings: Any, tmp_path: Path) -> Path:
-    """Where the storage of contents is."""
+    """The folder of the storage of contents."""
     storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": tmp_path}}
     settings.STORAGES = {**settings.STORAGES, "email_integration": storage}
     return tmp_path
 
 
 def test_a_content_that_no_key_opens_is_counted_and_left_alone(keys: Callable[..., None]) -> None:
-    """The others are done; it is opened by its key when that is back."""
+    """The others are sealed again. It can be decrypted once its key is back."""
     keys(LOST)
     lost = submitted()
     keys(OLD)
@@ -251,8 +251,8 @@ def test_a_content_that_no_key_opens_is_counted_and_left_alone(keys: Callable[..
     code, output = rotate()
 
     assert code == 1
-    assert "The content of 1 mail re-encrypted under the newest key.\n" in output
-    assert "✗ The content of 1 mail that no key in SMTP_PASSWORD_KEYS opens. Put the key" in output
+    assert "The content of 1 mail re-encrypted with the newest key.\n" in output
+    assert "✗ The content of 1 mail that no key in SMTP_PASSWORD_KEYS can decrypt. Put the missing key" in output
     with pytest.raises(ContentUnavailable, match="cannot be opened"):
         content.read(Delivery.objects.get(pk=lost.pk))
     keys(NEW, LOST)
@@ -261,7 +261,7 @@ def test_a_content_that_no_key_opens_is_counted_and_left_alone(keys: Callable[..
 
 
 def test_a_worker_that_has_read_the_old_key_sends_all_the_same(keys: Callable[..., None]) -> None:
-    """It has both."""
+    """The worker has both keys."""
     keys(OLD)
     delivery = Delivery.objects.get(pk=submitted().pk)
     keys(NEW, OLD)
@@ -271,7 +271,7 @@ def test_a_worker_that_has_read_the_old_key_sends_all_the_same(keys: Callable[..
 
 @pytest.mark.parametrize(("given", "says"), [([], "not set"), (["nonsense"], "not a Fernet key")])
 def test_without_keys_nothing_is_done(given: list[str], says: str, keys: Callable[..., None]) -> None:
-    """And it says what is missing."""
+    """The output says what is missing."""
     keys(OLD)
     configuration("One")
     before = stored("One")
@@ -284,7 +284,7 @@ def test_without_keys_nothing_is_done(given: list[str], says: str, keys: Callabl
 
 
 def test_the_documented_data_migration_works(keys: Callable[..., None]) -> None:
-    """As it stands in docs/passwords.md, on the models as migrations see them."""
+    """The code of docs/passwords.md, run with the models that migrations see."""
     keys(NEW)
     text = (Path(__file__).parents[2] / "docs" / "passwords.md").read_text()
     [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "RunPython" in block]

@@ -1,4 +1,4 @@
-"""Which relay now: the generation, this process's copy, and the fallback to the project's settings."""
+"""The active relay: the generation, this process's copy, and the fallback to the project's settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(name: str = "Primary", *, active: bool = True, **changes: Any) -> SMT
 
 
 def name() -> str:
-    """The name of the relay now."""
+    """Return the name of the active relay."""
     route = active_relay()
     assert isinstance(route, Relay)
     return route.name
@@ -45,7 +45,7 @@ def name() -> str:
 
 @pytest.fixture
 def patient(settings: Any) -> None:
-    """The TTL is so long that only the generation can show a change."""
+    """Set such a long TTL that only the generation can reveal a change."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 3600.0}
 
 
@@ -168,14 +168,14 @@ def test_a_change_that_was_rolled_back_leaves_everybody_asking_until_the_mark_is
         active_relay()
     with redis.Redis.from_url(valkey.url) as client:
         assert 0 < client.ttl(cache.make_key(generation.KEY)) <= 60
-    cache.delete(generation.KEY)  # what its end comes to
+    cache.delete(generation.KEY)  # the same as its expiry
     active_relay()
     with django_assert_num_queries(0):
         active_relay()
 
 
 def test_a_writer_that_dies_after_its_commit_leaves_no_stale_reader(patient: None) -> None:
-    """Its mark is in the cache and its row in the database, and the new generation was never made."""
+    """Its mark is in the cache and its row in the database, but it has not made the new generation."""
     config()
     backup = config("Backup", active=False)
     active_relay()
@@ -196,7 +196,7 @@ def test_a_generation_is_made_only_where_there_is_none() -> None:
 
 
 def test_a_generation_is_relied_on_for_a_while(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each read of the cache costs as much as a sixth of a mail."""
+    """Each read of the cache costs as much as a sixth of sending a mail."""
     config()
     cached, reads = caches[conf.get("CACHE")], []
     get = cached.get
@@ -210,10 +210,10 @@ def test_a_generation_is_relied_on_for_a_while(patient: None, monkeypatch: pytes
     assert reads == [generation.KEY] * 2
 
 
-def test_whoever_makes_a_generation_waits_until_nobody_relies_on_the_old_one(
+def test_a_new_generation_waits_until_no_process_relies_on_the_old_one(
     patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process is free to use, without asking, what it has read just before."""
+    """Another process may use the generation that it read just before without asking again."""
     primary = config()
     monkeypatch.setattr(generation, "TRUSTED", 0.2)
     cached, made_at = caches[conf.get("CACHE")], []
@@ -252,7 +252,7 @@ def test_a_flushed_cache_costs_a_query_and_nothing_else(
 
 
 def test_a_copy_older_than_the_ttl_is_renewed(settings: Any, django_assert_num_queries: Any) -> None:
-    """Which bounds what raw SQL, and a writer without the cache, can leave stale."""
+    """The TTL limits how long a copy can be stale after raw SQL or a writer without the cache."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONFIG_CACHE_TTL": 0.0}
     config()
     active_relay()
@@ -267,7 +267,7 @@ def test_a_copy_older_than_the_ttl_is_renewed(settings: Any, django_assert_num_q
 def test_a_copy_is_renewed_early_by_those_who_ask_for_it(
     patient: None, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    """The others find it renewed."""
+    """All other callers find it renewed."""
     clock = Clock()
     monkeypatch.setattr(resolver, "time", clock)
     config()
@@ -292,9 +292,9 @@ def test_without_the_cache_the_database_is_asked_each_time(
     valkey.stop()
     with django_assert_num_queries(2):
         assert name() == "Primary"
-    SMTPConfig.objects.filter(pk=primary.pk).update(name="Renamed")  # can be saved, and says what it means
+    SMTPConfig.objects.filter(pk=primary.pk).update(name="Renamed")  # the save succeeds, and logs the consequence
     assert name() == "Renamed"
-    assert "asking the database each time" in caplog.text
+    assert "the database is asked each time" in caplog.text
     assert "workers see the changed SMTP configuration after up to 3600.0 s" in caplog.text
     valkey.start()
     forget()
@@ -339,7 +339,7 @@ def test_the_warning_is_not_repeated_for_every_mail(patient: None, caplog: pytes
     assert caplog.text.count(NO_ACTIVE_CONFIG) == 1
 
 
-def test_djangos_own_localhost_is_nobodys_decision(settings: Any) -> None:
+def test_djangos_default_localhost_is_not_a_decision(settings: Any) -> None:
     assert read_setting("EMAIL_HOST") == "localhost"
     assert isinstance(quiet(), Nowhere)
 

@@ -1,4 +1,4 @@
-"""REDIRECT_ALL_TO and ALLOWED_RECIPIENTS, at a real server."""
+"""REDIRECT_ALL_TO and ALLOWED_RECIPIENTS with a real server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def message() -> EmailMessage:
 
 
 def tried(delivery: Delivery) -> Delivery:
-    """The delivery after it was tried, whenever it is due."""
+    """Attempt the delivery, even if it is not due, and return its row afterwards."""
     Delivery.objects.filter(pk=delivery.pk).update(due_at=timezone.now(), next_at=ago(1))
     attempt(delivery.pk)
     return Delivery.objects.get(pk=delivery.pk)
@@ -65,7 +65,7 @@ def settled(delivery: Delivery) -> dict[str, tuple[str, str]]:
 
 
 def test_mail_submitted_before_is_redirected_too(server: SMTPServer, set_: Set) -> None:
-    """To, Cc and Bcc alike; the content stays as it was, byte for byte."""
+    """To, Cc and Bcc alike. The content stays unchanged, byte for byte."""
     delivery = submit(message())
     submitted = content.read(delivery)
     set_(REDIRECT_ALL_TO=["staging@us.com", "qa@us.com"])
@@ -81,8 +81,8 @@ def test_mail_submitted_before_is_redirected_too(server: SMTPServer, set_: Set) 
     assert {status for status, _ in settled(delivery).values()} == {"accepted"}
 
 
-def test_whoever_is_not_allowed_is_withheld_and_the_others_get_it(server: SMTPServer, set_: Set) -> None:
-    """Settled one by one."""
+def test_a_recipient_that_is_not_allowed_is_withheld_and_the_others_get_the_mail(server: SMTPServer, set_: Set) -> None:
+    """Each recipient is settled individually."""
     set_(ALLOWED_RECIPIENTS=["US.com"])
 
     delivery = tried(submit(message()))
@@ -97,8 +97,8 @@ def test_whoever_is_not_allowed_is_withheld_and_the_others_get_it(server: SMTPSe
     }
 
 
-def test_with_nobody_allowed_the_delivery_is_finished_with_the_reason(server: SMTPServer, set_: Set) -> None:
-    """The server is not even asked."""
+def test_a_delivery_without_allowed_recipients_finishes_with_the_reason(server: SMTPServer, set_: Set) -> None:
+    """The server is not contacted."""
     set_(ALLOWED_RECIPIENTS=["elsewhere.com"])
 
     delivery = tried(submit(message()))
@@ -110,7 +110,7 @@ def test_with_nobody_allowed_the_delivery_is_finished_with_the_reason(server: SM
 
 
 def test_a_redirection_that_is_not_allowed_goes_nowhere(server: SMTPServer, set_: Set) -> None:
-    """The allow-list has the last word."""
+    """The allow-list takes precedence."""
     set_(REDIRECT_ALL_TO=["staging@us.com"], ALLOWED_RECIPIENTS=["elsewhere.com"])
 
     assert tried(submit(message())).status == Status.FAILED
@@ -118,7 +118,9 @@ def test_a_redirection_that_is_not_allowed_goes_nowhere(server: SMTPServer, set_
 
 
 def test_a_redirection_refused_by_the_server_is_no_word_about_customers(server: SMTPServer, set_: Set) -> None:
-    """Put off, it is tried again at the redirection; refused for good, it failed for all."""
+    """After a temporary refusal, the mail is tried again at the redirection. After a permanent one, it has failed for
+    all recipients.
+    """
     set_(REDIRECT_ALL_TO=["staging@us.com"])
     server.inject(Fault(verb="RCPT", reply="450 4.2.0 Busy", times=1))
     delivery = tried(submit(message()))
@@ -134,7 +136,7 @@ def test_a_redirection_refused_by_the_server_is_no_word_about_customers(server: 
 
 
 def test_a_refusal_does_not_hide_who_was_withheld(server: SMTPServer, set_: Set) -> None:
-    """Each keeps its own reason."""
+    """Each recipient keeps its own reason."""
     set_(ALLOWED_RECIPIENTS=["us.com"])
     server.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
 
@@ -146,7 +148,7 @@ def test_a_refusal_does_not_hide_who_was_withheld(server: SMTPServer, set_: Set)
 
 
 def test_a_redirection_in_doubt_is_recorded(server: SMTPServer, set_: Set) -> None:
-    """By then somebody may have got it."""
+    """The redirection may already have received the mail."""
     set_(REDIRECT_ALL_TO=["staging@us.com"], IN_DOUBT="hold")
     server.inject(Fault(verb="DOT", drop_after_accept=True))
 
@@ -169,7 +171,7 @@ def test_a_redirection_in_doubt_is_recorded(server: SMTPServer, set_: Set) -> No
 def test_what_cannot_be_understood_stops_mail(
     server: SMTPServer, set_: Set, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
-    """And never lets it through; it is kept until that is fixed, and not tried more often than other mail."""
+    """The mail is not sent. It waits until the setting is corrected, and is not tried more often than other mail."""
     wait_longest(monkeypatch)
     delivery = submit(message())
     set_(RETRY_FIRST=3600.0, RETRY_MAX=3600.0, **{key: value})
@@ -183,7 +185,7 @@ def test_what_cannot_be_understood_stops_mail(
 
 
 def test_a_pause_withholds_nothing(server: SMTPServer, set_: Set) -> None:
-    """Mail waits as it is, so that a wrong list can be corrected."""
+    """Mail waits unchanged, so a wrong list can be corrected."""
     set_(ALLOWED_RECIPIENTS=["elsewhere.com"])
     SendingPause.begin()
 
@@ -194,7 +196,7 @@ def test_a_pause_withholds_nothing(server: SMTPServer, set_: Set) -> None:
 
 
 def test_the_direct_backend_keeps_to_it(server: SMTPServer, set_: Set) -> None:
-    """Mail without a row too."""
+    """This mail has no row."""
     backend = make_backend("email_integration.backends.direct.EmailBackend")
     set_(REDIRECT_ALL_TO=["staging@us.com"])
     assert backend.send_messages([message()]) == 1
@@ -212,12 +214,12 @@ def test_the_direct_backend_keeps_to_it(server: SMTPServer, set_: Set) -> None:
 
 
 def test_test_mails_keep_to_it(server: SMTPServer, set_: Set) -> None:
-    """Those of the admin and of the shell."""
+    """Test mails from the admin and from the shell."""
     relay = active_relay()
     assert isinstance(relay, Relay)
     set_(REDIRECT_ALL_TO=["staging@us.com"])
     assert build_test_mail(relay, to=TO).envelope.recipients == ("staging@us.com",)
-    assert f"successfully to {TO} (REDIRECT_ALL_TO: staging@us.com got it instead)" in validate("--test-email", TO)[1]
+    assert f"successfully to {TO} (REDIRECT_ALL_TO: sent to staging@us.com instead)" in validate("--test-email", TO)[1]
     assert server.messages[0].rcpt_tos == ("staging@us.com",)
 
     set_(REDIRECT_ALL_TO=[], ALLOWED_RECIPIENTS=["us.com"])
@@ -249,7 +251,7 @@ def test_test_mails_keep_to_it(server: SMTPServer, set_: Set) -> None:
     ],
 )
 def test_the_environment_sets_them_or_stops_the_start(variables: dict[str, str], shown: str, tmp_path: Path) -> None:
-    """A list that came out empty would mean everybody."""
+    """An empty list would otherwise allow all recipients."""
     code = "import config.settings as s; e = s.EMAIL_INTEGRATION; print(e['REDIRECT_ALL_TO'], e['ALLOWED_RECIPIENTS'])"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""The entries that the app brings along for beat."""
+"""The schedule entries that the app provides for beat."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_it_is_whole_when_another_app_has_touched_a_task_before_this_one_was_rea
 
 
 def test_each_entry_expires_by_both_names() -> None:
-    """django-celery-beat drops what Celery calls ``expires``, and knows whole seconds."""
+    """django-celery-beat ignores Celery's ``expires``, and supports whole seconds only."""
     current_app.finalize()
     entries = [
         entry for entry in current_app.conf.beat_schedule.values() if entry["task"].startswith("email_integration")

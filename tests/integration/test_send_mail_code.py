@@ -1,4 +1,4 @@
-"""Code for Django's SMTP backend goes on working: what that backend sends, both of ours send too."""
+"""Code for Django's SMTP backend keeps working: both of our backends send all mail that it sends."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def arrived(build: MessageFactory, server: SMTPServer, send: Callable[[EmailMult
 
 
 def by_django(message: EmailMultiAlternatives, server: SMTPServer) -> None:
-    # Django 6.1 wants the alias of an entry in MAILERS.
+    # Django 6.1 requires the alias of an entry in MAILERS.
     DjangosBackend(alias="djangos", host=server.host, port=server.port).send_messages([message])
 
 
@@ -76,7 +76,9 @@ def arrives_as_by_django(build: MessageFactory, server: SMTPServer) -> None:
 
 
 def made(**given: Any) -> EmailMultiAlternatives:
-    """``attach``, ``attachment`` and ``alternative`` are what is put in afterwards, ``attributes`` what is set then."""
+    """Build a message. ``attach``, ``attachment`` and ``alternative`` are added to it afterwards, and ``attributes``
+    are set on it.
+    """
     attached, appended, alternative = (given.pop(name, None) for name in ("attach", "attachment", "alternative"))
     attributes = given.pop("attributes", {})
     arguments = {"subject": "S", "body": "B", "from_email": "a@example.com", "to": ["lee@example.com"], **given}
@@ -94,7 +96,7 @@ def made(**given: Any) -> EmailMultiAlternatives:
 
 # -- addresses ------------------------------------------------------------------------------------------------------
 
-#: What each Django sends, and is no address by RFC 5321, or one that few have.
+#: Values that every Django version sends, but that are no valid or no common addresses by RFC 5321.
 ADDRESSES = [
     "a" * 65 + "@example.com",
     f"Kim <{'a' * 300}@example.com>",
@@ -129,7 +131,7 @@ def test_an_address_that_django_sends_to_is_taken(argument: str, address: str, s
 
 @pytest.mark.parametrize("address", ["b..c@example.com", ".b@example.com", "Kim <b.@example.com>"])
 def test_dots_in_a_row_are_taken_on_each_django(address: str, server: SMTPServer) -> None:
-    """As the quoted string that means the same (RFC 5321 §4.1.2); Django 6 does not send it any more."""
+    """They are sent as the equivalent quoted string (RFC 5321 §4.1.2). Django 6 no longer sends such addresses."""
     message = arrived(lambda: made(bcc=[address]), server, by_queue)
     assert message.rcpt_tos[1] in address
 
@@ -153,7 +155,7 @@ REPLY_TO: list[Any] = [
 
 @pytest.mark.parametrize("reply_to", REPLY_TO)
 def test_a_reply_to_that_django_writes_is_taken(reply_to: list[str], server: SMTPServer) -> None:
-    """No server is asked about it, so that it stops no mail."""
+    """No server checks it, so it must not stop a mail."""
     arrives_as_by_django(lambda: made(reply_to=reply_to), server)
 
 
@@ -192,14 +194,14 @@ def test_any_address_that_django_sends_to_is_taken(address: str, server: SMTPSer
     server.messages.clear()
     try:
         by_django(made(bcc=[address]), server)
-    except Exception:  # it has many
+    except Exception:  # Django raises many different ones
         return
     (expected,) = server.messages
-    # smtplib makes nothing of some, which is refused.
+    # smtplib reduces some of them to nothing, and we refuse those.
     assert set(expected.rcpt_tos) <= set(arrived(lambda: made(bcc=[address]), server, at_once).rcpt_tos)
 
 
-# -- the rest -------------------------------------------------------------------------------------------------------
+# -- other values ---------------------------------------------------------------------------------------------------
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "a memoryview": {"attach": ("a.pdf", memoryview(b"%PDF"), "application/pdf")},
@@ -224,7 +226,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "recipients in sets": {"to": {"kim@example.com"}, "bcc": frozenset({"sam@example.com"})},
     "no recipient in between": {"to": ["", "kim@example.com", None]},
 }
-if MODERN:  # as a template ends; Django 5 refuses each
+if MODERN:  # as at the end of a template; Django 5 refuses each
     MESSAGES |= {
         f"{end!r} at the end of a {what}": made_of(f"a{end}")
         for end in ("\n", "\r\n", "\u2028")

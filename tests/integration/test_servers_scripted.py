@@ -1,7 +1,6 @@
-"""Servers that were written elsewhere, as a table: what each does, and how all mail arrives all the same.
+"""Servers written by others, as a table: the behaviour of each, and proof that all mail arrives nevertheless.
 
-``make servers-scripted`` prints it. Each kind of server is played by one of ours, so that it can be told what to do;
-time is what the test says it is.
+``make servers-scripted`` prints it. A scripted server of ours plays each kind of server. The test controls the time.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What came of it, counted in recipients, and in attempts that the server refused."""
+    """The result, counted in recipients, and the attempts that the server refused."""
 
     submitted: int
     arrived: int
@@ -37,7 +36,9 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A kind of server, what is submitted, and what must come of it; ``refused`` is how many attempts at most."""
+    """A kind of server, the submitted mails, and the required result. ``refused`` is the highest allowed number of
+    attempts.
+    """
 
     name: str
     server: Callable[[], PeculiarServer]
@@ -47,16 +48,16 @@ class Case:
     refused: int = 0
     #: Settings of the configuration.
     config: dict[str, Any] = field(default_factory=dict)
-    #: How often time passes at most.
+    #: How often time passes, at most.
     rounds: int = 3
-    #: More to check, of the server.
+    #: Further checks of the server.
     check: Callable[[PeculiarServer], None] = lambda server: None
-    #: The verbs at which the server is silent, for which no test should wait long.
+    #: Verbs that the server does not answer. Tests should not wait long for them.
     silent: tuple[str, ...] = ()
 
 
 def each(number: int, **how: Any) -> Callable[[], list[str]]:
-    """So many mails with a recipient each."""
+    """Return a function that submits this many mails with one recipient each."""
 
     def submit() -> list[str]:
         with transaction.atomic():
@@ -66,7 +67,7 @@ def each(number: int, **how: Any) -> Callable[[], list[str]]:
 
 
 def one(*to: str, **how: Any) -> Callable[[], list[str]]:
-    """One mail to all of these."""
+    """Return a function that submits one mail to all of these recipients."""
     return lambda: [submitted(*to, **how).pk]
 
 
@@ -81,14 +82,14 @@ OWN = {"from_email": "own@example.com"}
 
 
 class Ahead(PeculiarServer):
-    """Haraka: refuses everything that comes along with the final dot."""
+    """Haraka: refuses all commands in the same write as the final dot."""
 
     def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
         return ["503 Bad sequence of commands - pipelined after end of DATA"] * len(lines)
 
 
 class AheadAndRestarted(Ahead):
-    """And goes away once, amid it all."""
+    """Also closes one connection in the middle of the work."""
 
     def mail(self, peer: Peer, line: str) -> str:
         if sum(self.arrived.values()) == 100 and self.connections == 1:
@@ -97,21 +98,21 @@ class AheadAndRestarted(Ahead):
 
 
 class AheadIsLost(PeculiarServer):
-    """Forgets what comes along with the final dot."""
+    """Loses all commands in the same write as the final dot."""
 
     def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
         return []
 
 
 class AheadIsRefusedInPart(PeculiarServer):
-    """Refuses the first of what comes along with the final dot, and goes on as if it had not."""
+    """Refuses the first command in the same write as the final dot, and then continues as if it had accepted it."""
 
     def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
         return ["503 too early", *["250 ok"] * (len(lines) - 1)]
 
 
 def refuses_ahead(verb: str, code: int) -> type[PeculiarServer]:
-    """Refuses this, and what follows it, of what comes along with the final dot."""
+    """Return a server that refuses this verb, and all later commands, in the same write as the final dot."""
 
     class Refuses(PeculiarServer):
         def along_with_the_dot(self, lines: list[str]) -> list[str] | None:
@@ -122,21 +123,21 @@ def refuses_ahead(verb: str, code: int) -> type[PeculiarServer]:
 
 
 class FirstOfSegment(PeculiarServer):
-    """Offers PIPELINING and sees the first command of what comes at once."""
+    """Offers PIPELINING and reads only the first command of a group."""
 
     def heeds(self, lines: list[str]) -> list[str]:
         return lines[:1]
 
 
 class LastOfSegment(PeculiarServer):
-    """Offers PIPELINING and sees the last command of what comes at once."""
+    """Offers PIPELINING and reads only the last command of a group."""
 
     def heeds(self, lines: list[str]) -> list[str]:
         return lines[-1:]
 
 
 class StaysInTransaction(PeculiarServer):
-    """Refuses one mail at its dot, and believes to be in its transaction still."""
+    """Refuses one mail at its dot, and then stays in its transaction."""
 
     code = 500
 
@@ -149,13 +150,13 @@ class StaysInTransaction(PeculiarServer):
 
 
 class StaysInTransactionAfter554(StaysInTransaction):
-    """The same after a code that is no sign of it."""
+    """The same after a reply code that does not indicate it."""
 
     code = 554
 
 
 def mail_refused_once(reply: str) -> type[PeculiarServer]:
-    """Says this to the first MAIL of each connection, until time has passed."""
+    """Return a server that gives this reply to MAIL until time has passed."""
 
     class Refuses(PeculiarServer):
         passed = False
@@ -178,14 +179,14 @@ def mails_of_a_session(limit: int, reply: str) -> type[PeculiarServer]:
 
 
 class RecipientsOfAConnection(PeculiarServer):
-    """Haraka: counts recipients by connection."""
+    """Haraka: counts recipients per connection."""
 
     def rcpt(self, peer: Peer, address: str) -> str:
         return "450 Too many recipient attempts" if peer.named > 20 else "250 ok"
 
 
 class DropsAt(PeculiarServer):
-    """Refuses or fails at one recipient and hangs up."""
+    """Refuses one recipient and hangs up."""
 
     said = "550 5.1.1 no such user"
 
@@ -196,13 +197,13 @@ class DropsAt(PeculiarServer):
 
 
 class HangsUpAt(DropsAt):
-    """Without a word."""
+    """Hangs up without a reply."""
 
     said = ""
 
 
 class HangsUpAtFirst(PeculiarServer):
-    """Without a word, at the one who is named first of all."""
+    """Hangs up without a reply at the first recipient."""
 
     def rcpt(self, peer: Peer, address: str) -> str:
         if address == "u0@example.com":
@@ -229,13 +230,15 @@ def recipients_of_a_transaction(limit: int, reply: str, at: str) -> type[Peculia
 
 
 class OnlyASCII(PeculiarServer):
-    """Takes no addresses beyond ASCII."""
+    """Accepts only addresses in ASCII."""
 
     offers = ("PIPELINING", "8BITMIME")
 
 
 def rate(limit: int, reply: str, *, counts_refused: bool = False) -> type[PeculiarServer]:
-    """So many mails a minute from one host; Exim's ``strict`` counts what it refuses as well."""
+    """Return a server that accepts this many mails a minute from one host. Exim's ``strict`` also counts
+    refused mails.
+    """
 
     class Limited(PeculiarServer):
         counted = 0
@@ -256,7 +259,7 @@ def rate(limit: int, reply: str, *, counts_refused: bool = False) -> type[Peculi
 
 
 def rate_at_recipients(limit: int, reply: str, *, counts_refused: bool = False) -> type[PeculiarServer]:
-    """The same, said to RCPT: Haraka's ``rate_rcpt_sender``."""
+    """Return a server with such a limit for recipients, as a reply to RCPT: Haraka's ``rate_rcpt_sender``."""
 
     class Limited(PeculiarServer):
         counted = 0
@@ -275,7 +278,7 @@ def rate_at_recipients(limit: int, reply: str, *, counts_refused: bool = False) 
 
 
 class LimitsOneRecipient(PeculiarServer):
-    """Puts one recipient off, in words that could be about all, until time has passed."""
+    """Defers one recipient with a text that could concern all recipients, until time has passed."""
 
     passed = False
 
@@ -287,7 +290,7 @@ class LimitsOneRecipient(PeculiarServer):
 
 
 def refuses_all(reply: str, at: str) -> type[PeculiarServer]:
-    """Says this to all mail at this verb, until time has passed."""
+    """Return a server that gives this reply to all mail at this verb, until time has passed."""
 
     class Refuses(PeculiarServer):
         passed = False
@@ -315,7 +318,9 @@ def refuses_all(reply: str, at: str) -> type[PeculiarServer]:
 
 
 def ways_in(**replies: str) -> type[PeculiarServer]:
-    """Offers these mechanisms, and answers each so; 334 goes on asking, and then lets in."""
+    """Return a server that offers these login mechanisms with these replies. With 334 it asks for more, and then
+    accepts.
+    """
 
     class Guarded(PeculiarServer):
         offers = (*PeculiarServer.offers, " ".join(["AUTH", *(name.replace("_", "-") for name in replies)]))
@@ -335,7 +340,7 @@ def ways_in(**replies: str) -> type[PeculiarServer]:
 
 
 class GreetsWithoutABlank(PeculiarServer):
-    """Has nothing between the code of its greeting and its words."""
+    """Has no space between the code and the text of its greeting."""
 
     def greeting(self, peer: Peer) -> str:
         return "220ready"
@@ -384,20 +389,28 @@ def logged_in_by(*tries: str) -> Callable[[PeculiarServer], None]:
 LOGIN = {"username": "user", "password": "password"}
 
 CASES = [
-    # A verdict counts for a mail only if the server was clearly asked about it.
-    Case(name="503 ahead", server=Ahead, submit=each(100, **OWN), arrived=100, check=learned(pipelining="groups")),
-    Case(name="503 ahead, configuration's sender", server=Ahead, submit=each(100), arrived=100),
-    Case(name="503 ahead, restart", server=AheadAndRestarted, submit=each(200, **OWN), arrived=200),
-    Case(name="ahead is forgotten", server=AheadIsLost, submit=each(20, **OWN), arrived=20, silent=("GROUP",)),
-    Case(name="ahead is refused in part", server=AheadIsRefusedInPart, submit=each(20, **OWN), arrived=20),
+    # A reply counts against a mail only if it clearly belongs to that mail.
+    Case(
+        name="503 to all commands sent ahead",
+        server=Ahead,
+        submit=each(100, **OWN),
+        arrived=100,
+        check=learned(pipelining="groups"),
+    ),
+    Case(name="503 to all commands sent ahead, configuration's sender", server=Ahead, submit=each(100), arrived=100),
+    Case(
+        name="503 to all commands sent ahead, restart", server=AheadAndRestarted, submit=each(200, **OWN), arrived=200
+    ),
+    Case(name="ignores commands sent ahead", server=AheadIsLost, submit=each(20, **OWN), arrived=20, silent=("GROUP",)),
+    Case(name="refuses the first command sent ahead", server=AheadIsRefusedInPart, submit=each(20, **OWN), arrived=20),
     *(
-        Case(name=f"{code} to {verb} ahead", server=refuses_ahead(verb, code), submit=each(20, **OWN), arrived=20)
+        Case(name=f"{code} to {verb} sent ahead", server=refuses_ahead(verb, code), submit=each(20, **OWN), arrived=20)
         for verb in ("MAIL", "RCPT", "DATA")
         for code in (500, 503, 550, 554)
     ),
-    Case(name="451 to DATA ahead", server=refuses_ahead("DATA", 451), submit=each(20, **OWN), arrived=20),
+    Case(name="451 to DATA sent ahead", server=refuses_ahead("DATA", 451), submit=each(20, **OWN), arrived=20),
     Case(
-        name="keeps the first of a segment",
+        name="reads the first command of a segment",
         server=FirstOfSegment,
         submit=each(20),
         arrived=20,
@@ -405,7 +418,7 @@ CASES = [
         check=learned(pipelining="none"),
     ),
     Case(
-        name="keeps the last of a segment",
+        name="reads the last command of a segment",
         server=LastOfSegment,
         submit=each(20),
         arrived=20,
@@ -413,10 +426,15 @@ CASES = [
     ),
     Case(name="pipelining off", server=FirstOfSegment, submit=each(20), arrived=20, config={"pipelining": "off"}),
     Case(
-        name="500 at the dot, still in it", server=StaysInTransaction, submit=each(10), arrived=9, failed=1, refused=1
+        name="500 at the dot, transaction stays open",
+        server=StaysInTransaction,
+        submit=each(10),
+        arrived=9,
+        failed=1,
+        refused=1,
     ),
     Case(
-        name="554 at the dot, still in it",
+        name="554 at the dot, transaction stays open",
         server=StaysInTransactionAfter554,
         submit=each(10),
         arrived=9,
@@ -434,7 +452,7 @@ CASES = [
         for code in (500, 501, 502, 503, 504)
         for how in ({}, OWN)
     ),
-    # A session's limit is the session's end.
+    # A session limit ends only the session.
     Case(
         name="OpenSMTPD max-mails 10",
         server=mails_of_a_session(10, "452 4.5.3 Too many recipients: Too many messages sent"),
@@ -450,39 +468,39 @@ CASES = [
     ),
     Case(name="451 after 7 mails", server=mails_of_a_session(7, "451 4.3.0 come again"), submit=each(30), arrived=30),
     Case(name="450 after 20 recipients", server=RecipientsOfAConnection, submit=each(90), arrived=90),
-    # One recipient must not hold up the others.
-    Case(name="550 and a hang-up at one", server=DropsAt, submit=one(*many(5)), arrived=4, failed=1),
-    Case(name="a hang-up at one", server=HangsUpAt, submit=one(*many(5)), arrived=4, refused=20),
-    Case(name="a hang-up at the first", server=HangsUpAtFirst, submit=one(*many(5)), arrived=4, refused=20),
+    # One recipient must not delay the others.
+    Case(name="550 and a hang-up at one recipient", server=DropsAt, submit=one(*many(5)), arrived=4, failed=1),
+    Case(name="a hang-up at one recipient", server=HangsUpAt, submit=one(*many(5)), arrived=4, refused=20),
+    Case(name="a hang-up at the first recipient", server=HangsUpAtFirst, submit=one(*many(5)), arrived=4, refused=20),
     Case(
-        name="421 at the 11th",
+        name="421 at the 11th recipient",
         server=recipients_of_a_transaction(10, "421 4.7.0 too many", "RCPT"),
         submit=one(*many(25)),
         arrived=25,
     ),
     Case(
-        name="554 at DATA beyond 10",
+        name="554 at DATA to more than 10 recipients",
         server=recipients_of_a_transaction(10, "554 Too many recipients", "DATA"),
         submit=one(*many(25)),
         arrived=25,
         refused=2,
     ),
     Case(
-        name="554 at the dot beyond 10",
+        name="554 at the dot to more than 10 recipients",
         server=recipients_of_a_transaction(10, "554 5.5.3 Too many recipients", "DOT"),
         submit=one(*many(25)),
         arrived=25,
         refused=2,
     ),
     Case(
-        name="452 at the 101st of 2,000",
+        name="452 at the 101st of 2,000 recipients",
         server=recipients_of_a_transaction(100, "452 4.5.3 Too many recipients", "RCPT"),
         submit=one(*many(2000)),
         arrived=2000,
         check=asked_at_most(2200),
     ),
     Case(
-        name="at most 10 by the configuration",
+        name="at most 10 recipients by the configuration",
         server=recipients_of_a_transaction(10, "554 Too many recipients", "DOT"),
         submit=one(*many(25)),
         arrived=25,
@@ -499,7 +517,7 @@ CASES = [
     # Back-pressure.
     *(
         Case(
-            name=f"20 a minute: {reply[:3]}{', strict' if strict else ''}",
+            name=f"20 mails a minute: {reply[:3]}{', counts refusals' if strict else ''}",
             server=rate(20, reply, counts_refused=strict),
             submit=each(60),
             arrived=60,
@@ -516,7 +534,7 @@ CASES = [
     ),
     *(
         Case(
-            name=f"20 recipients a minute{', strict' if strict else ''}",
+            name=f"20 recipients a minute{', counts refusals' if strict else ''}",
             server=rate_at_recipients(20, "450 rcpt rate limit exceeded", counts_refused=strict),
             submit=each(60),
             arrived=60,
@@ -526,14 +544,14 @@ CASES = [
         for strict in (False, True)
     ),
     Case(
-        name="a limit of one recipient",
+        name="a limit for one recipient",
         server=LimitsOneRecipient,
         submit=lambda: [*[submitted("busy@example.com").pk for _ in range(5)], *each(5)()],
         arrived=6,
         refused=5,
         check=no_mail_was_put_off,
     ),
-    # Account-wide refusals: the server is at fault, one mail finds out, and none fails.
+    # Refusals of the whole account: the server is at fault, one mail discovers it, and no mail fails.
     *(
         Case(
             name=f"{reply[:30]} at {at}",
@@ -554,7 +572,8 @@ CASES = [
             ("535 5.7.0 The email limit is reached", "AUTH"),
         )
     ),
-    # A sender that the account may not use: the configuration's own is the server's fault, a mail's own this mail's.
+    # A sender that the account may not use. If it is the configuration's sender, the server is at fault; if it is the
+    # mail's own sender, the mail is.
     *(
         Case(
             name=f"{reply[:20]} at {at}, {whose} sender",
@@ -577,12 +596,17 @@ CASES = [
             ("504 to PLAIN", ways_in(PLAIN="504 no", LOGIN="334"), LOGIN, ["PLAIN", "LOGIN"]),
             ("534 to CRAM-MD5", ways_in(CRAM_MD5="534 weak", PLAIN="235 ok"), LOGIN, ["CRAM-MD5", "PLAIN"]),
             ("535 to CRAM-MD5", ways_in(CRAM_MD5="535 no", PLAIN="235 ok"), LOGIN, ["CRAM-MD5", "PLAIN"]),
-            ("in already", ways_in(PLAIN="503 already authenticated", LOGIN="334"), LOGIN, ["PLAIN"]),
-            ("no password", ways_in(PLAIN="535 no"), {"username": "user"}, []),
+            (
+                "503 to PLAIN, already logged in",
+                ways_in(PLAIN="503 already authenticated", LOGIN="334"),
+                LOGIN,
+                ["PLAIN"],
+            ),
+            ("no password configured", ways_in(PLAIN="535 no"), {"username": "user"}, []),
         )
     ),
-    # A reply is its code.
-    Case(name="greets by '220ready'", server=GreetsWithoutABlank, submit=each(3), arrived=3),
+    # Only the code of a reply counts.
+    Case(name="greets with '220ready'", server=GreetsWithoutABlank, submit=each(3), arrived=3),
     *(
         Case(name=f"accepted by {reply!r}", server=acceptance(reply), submit=each(3), arrived=3)
         for reply in ("250ok queued", "250\tok", "250", "250.", "2500")
@@ -601,7 +625,7 @@ def _task_queue(task_queue: RecordingTaskQueue, settings: Any) -> None:
 
 
 def carry_out(case: Case, server: PeculiarServer) -> Counts:
-    """Submit, and have all tried that is due, as time passes."""
+    """Submit, attempt all due mail while time passes, and return the counts."""
     config_for(server, timeout=1 if case.silent else 60, **case.config)
     case.submit()
     for _ in range(case.rounds):

@@ -1,4 +1,4 @@
-"""The signals: what the application is told of a mail, after it is true, and once."""
+"""The signals: the application gets each one once, after the event is committed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ NAMES = ("delivery_accepted", "delivery_failed", "delivery_expired", "delivery_i
 
 
 class Heard:
-    """What was sent: the name, the delivery's status then, and the recipient if there was one."""
+    """The sent signals: the name, the delivery's status at that moment, and the recipient, if any."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, ...]] = []
-        #: Whether the row said the same to everybody, and no transaction was open.
+        #: Whether the committed row had the same values, and no transaction was open.
         self.was_true: list[bool] = []
         self._receivers: list[tuple[Any, Any]] = []
 
@@ -90,7 +90,7 @@ def test_an_acceptance_is_signalled_once_however_often_it_is_tried(smtp_server: 
     assert heard.all == [("delivery_accepted", "accepted")]
 
 
-def test_who_was_refused_is_signalled_with_the_reply(smtp_server: Serve, heard: Heard) -> None:
+def test_a_refused_recipient_is_signalled_with_the_reply(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="550 5.1.1 No such user", match="lee@")]))
     recipients: list[Any] = []
 
@@ -119,7 +119,7 @@ def test_a_failure_is_signalled_with_everybody_who_was_refused(smtp_server: Serv
     ]
 
 
-def test_what_was_put_off_is_nobodys_business(smtp_server: Serve, heard: Heard) -> None:
+def test_deferred_mail_sends_no_signal(smtp_server: Serve, heard: Heard) -> None:
     config_for(smtp_server(faults=[Fault(verb="RCPT", reply="450 4.2.0 Later", times=1)]))
     delivery = submitted()
     attempt(delivery.pk)
@@ -137,12 +137,12 @@ def test_a_doubt_is_signalled_with_what_becomes_of_it(settings: Any, heard: Hear
     assert heard.all == [("delivery_in_doubt", status)] * 2
 
 
-def test_ends_that_nobody_sent_are_signalled(heard: Heard) -> None:
+def test_ends_without_an_attempt_are_signalled(heard: Heard) -> None:
     transitions.end(submitted(), Status.EXPIRED, Cause.EXPIRED)
     transitions.end(submitted(), Status.QUARANTINED, Cause.WORKER_LOST)
     transitions.set_aside(submitted(), "its row is damaged")
     manual.discard(pretend(submitted(), status="in_doubt").pk)
-    manual.cancel(submitted().pk)  # whoever cancels knows
+    manual.cancel(submitted().pk)  # no signal: the caller knows
     assert [one[:2] for one in heard.all if one[0] != "recipient_refused"] == [
         ("delivery_expired", "expired"),
         ("delivery_failed", "quarantined"),
@@ -163,7 +163,7 @@ def test_an_acceptance_that_is_learnt_of_late_is_signalled_then(heard: Heard) ->
     assert len(heard.all) == 3
 
 
-def test_who_was_overtaken_signals_nothing(heard: Heard) -> None:
+def test_an_overtaken_worker_sends_no_signal(heard: Heard) -> None:
     slow = claimed()
     batches.release(slow.id)
     assert claims.record(claims.claimed(*slow.deliveries), Deferred(cause=Cause.PUT_OFF, reason="later"))

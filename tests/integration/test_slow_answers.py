@@ -1,7 +1,7 @@
-"""An answer says how things stood at some moment since the question. No attempt begins by one that is out of date.
+"""An answer tells the state at some moment after the question. No attempt begins with an outdated answer.
 
-Each test has another process change the configuration between a question and its answer, and takes so long for it that
-the change has returned. The clock is the test's own.
+In each test, another process changes the configuration between a question and its answer. The answer takes so long that
+the change has returned by then. The test controls the clock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Change = Callable[[], object]
 
 
 class Clock:
-    """Goes on when it is told to, and while one sleeps."""
+    """A clock that advances only when it is told to, and during a sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -58,24 +58,24 @@ def _no_other_reload(settings: Any) -> None:
 
 @pytest.fixture
 def servers(smtp_server: Callable[..., SMTPServer]) -> SimpleNamespace:
-    """The server of the active configuration, and the one of that which is activated."""
+    """The servers of the active configuration, and of the one that is activated later."""
     old, new = (smtp_server(security="plain", user=None) for _ in range(2))
     config_for(old, name="Old")
     config_for(new, name="New", is_active=False)
     return SimpleNamespace(old=old, new=new)
 
 
-def somebody_saves(clock: Clock) -> None:
-    """Another process activates the other configuration; its Save has returned, a moment ago."""
+def save_another(clock: Clock) -> None:
+    """Activate the other configuration as another process would. Its save returned a moment ago."""
     known, copy = generation._last, resolver._copy
     SMTPConfig.objects.activate(SMTPConfig.objects.get(name="New"))
-    # This process knows no more of it than before.
+    # This process knows nothing new.
     generation._last, resolver._copy = known, copy
     clock.now += 0.001
 
 
 def once(change: Change) -> Change:
-    """The first call does it, and the others nothing."""
+    """Return a function that makes the change on its first call only."""
     left = [change]
     return lambda: left.pop()() if left else None
 
@@ -104,7 +104,7 @@ def test_what_a_slow_cache_says_is_as_old_as_the_question(
 ) -> None:
     assert name() == "Old"
     clock.now += 1
-    while_read(monkeypatch, lambda: somebody_saves(clock))
+    while_read(monkeypatch, lambda: save_another(clock))
     assert name() == "New"
     assert name() == "New"
 
@@ -141,10 +141,10 @@ def test_an_answer_that_is_quick_enough_is_relied_on(
 def test_what_a_slow_database_says_is_as_old_as_the_question(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch, settings: Any, has_cache: bool
 ) -> None:
-    """So is what a store of secrets takes its time for: the row was read before."""
+    """The same holds for a slow secret store: the row was read before the secret."""
     if not has_cache:
         monkeypatch.setattr(generation, "_read", lambda: None)
-    read, change = resolver.relay_of, once(lambda: somebody_saves(clock))
+    read, change = resolver.relay_of, once(lambda: save_another(clock))
 
     def reading(*given: Any, **how: Any) -> Relay:
         relay = read(*given, **how)
@@ -180,7 +180,7 @@ def test_where_all_is_slow_the_database_is_not_asked_for_ever(
 def test_mail_whose_content_took_long_to_read_goes_by_the_new_one(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delivery, change = submitted(), once(lambda: somebody_saves(clock))
+    delivery, change = submitted(), once(lambda: save_another(clock))
     enter = messages.PreparedMessage.__enter__
 
     def entering(message: messages.PreparedMessage) -> messages.PreparedMessage:
@@ -197,11 +197,11 @@ def test_mail_whose_content_took_long_to_read_goes_by_the_new_one(
 def test_recipients_of_another_transaction_are_offered_to_the_new_one(
     servers: SimpleNamespace, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one has refused all of the first, and the answer took long."""
+    """The old server has refused all recipients of the first transaction, with a slow answer."""
     SMTPConfig.objects.filter(name="Old").update(max_recipients=1)
     servers.old.inject(Fault(verb="RCPT", reply="550 5.1.1 No such user"))
     delivery, begin = submitted("kim@example.com", "lee@example.com"), relaying.begin
-    change = once(lambda: somebody_saves(clock))
+    change = once(lambda: save_another(clock))
 
     def beginning(session: Session, opening: Opening, **how: Any) -> Started:
         started = begin(session, opening, **how)
@@ -217,12 +217,14 @@ def test_recipients_of_another_transaction_are_offered_to_the_new_one(
 def test_after_a_reply_that_took_long_a_crew_goes_on_by_the_new_one(
     servers: SimpleNamespace, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was claimed for the old one goes back, and is claimed anew; so does one that was begun there before."""
+    """Mail that was claimed for the old server goes back and is claimed again. This includes a mail that was already
+    begun there.
+    """
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": 1}
     with transaction.atomic():
         for place in range(3):
             submitted(f"u{place}@example.com")
-    change = once(lambda: somebody_saves(clock))
+    change = once(lambda: save_another(clock))
     monkeypatch.setattr(points, "hook", lambda point, *ids: change() if point == "answered" else None)
     assert send_due()["accepted"] == 3
     assert (len(servers.old.messages), len(servers.new.messages)) == (1, 2)

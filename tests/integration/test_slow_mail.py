@@ -1,4 +1,6 @@
-"""Slow is not dead: what makes progress keeps its lease, is sent once, and is nothing that its worker was lost by."""
+"""Slow mail is not dead: while it makes progress, it keeps its lease, is sent once, and is not blamed for a lost
+worker.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Time(Clock):
-    """The time of this process and, by the leases that it has in the database, of the database; others sweep in it."""
+    """The time of this process and, through its stored leases, of the database. Other processes sweep whenever it
+    advances.
+    """
 
     def passes(self, seconds: float) -> None:
         self.ahead += seconds
@@ -67,8 +71,8 @@ def require_sent_once(server: SMTPServer, clock: Time) -> None:
 
 @pytest.mark.parametrize("seconds", [19, 119])
 def test_twenty_slow_recipients(server: SMTPServer, clock: Time, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each reply, those before the login too, takes 19 seconds or almost two minutes, with a lease of two and a half ·
-    others look for expired leases all the time · sent once.
+    """Each reply, those before the login included, takes 19 seconds or almost two minutes, with a lease of two and a
+    half minutes · others look for expired leases all the time · sent once.
     """
     hear = Connection.hear
 
@@ -85,8 +89,8 @@ def test_twenty_slow_recipients(server: SMTPServer, clock: Time, seconds: int, m
 
 
 def test_a_large_mail_on_a_slow_line(server: SMTPServer, clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 KiB take 19 seconds, and the mail has two megabytes · others look for expired leases all the time · sent
-    once.
+    """64 KiB take 19 seconds, and the mail has two megabytes · others look for expired leases all the
+    time · sent once.
     """
     say = Connection.send
 
@@ -102,14 +106,14 @@ def test_a_large_mail_on_a_slow_line(server: SMTPServer, clock: Time, monkeypatc
 
 
 def test_many_mails_that_take_long_each(server: SMTPServer, clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten mails of a batch, the answer to each dot after 40 seconds: the lease is renewed for those that wait, too."""
+    """Ten mails of a batch, with 40 seconds for each reply to a dot: the lease is renewed for waiting mails too."""
     finish = Connection.hear_verdict
     before = iter(range(10))
 
     def slow(self: Connection) -> Any:
         reply = finish(self)
-        recorded = next(before)  # long ago, by the clock that passes
-        wait_until(lambda: DeliveryAttempt.objects.count() == recorded, what="the record of those before")
+        recorded = next(before)  # long ago, by the simulated clock
+        wait_until(lambda: DeliveryAttempt.objects.count() == recorded, what="the earlier mails recorded")
         clock.passes(40)
         return reply
 

@@ -1,4 +1,4 @@
-"""``SMTPConfig``: one active for certain, the ways to make it so, and what is refused."""
+"""``SMTPConfig``: at most one active configuration, the ways to activate one, and validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configuration(name: str = "Primary Mail Server", **changes: Any) -> SMTPConf
     values: dict[str, Any] = {
         "host": "mail.hanna.co.zw",
         "username": "user",
-        "password": "tell-nobody",
+        "password": "keep-secret",
         "from_email": "noreply@hanna.co.zw",
     }
     return SMTPConfig.objects.create(name=name, **values | changes)
@@ -36,7 +36,7 @@ def active() -> list[str]:
 
 
 def test_it_reads_as_documented() -> None:
-    """Name, server, and whether mail goes through it."""
+    """It shows the name, the server, and whether the configuration is active."""
     config = configuration(is_active=True)
 
     assert str(config) == "Primary Mail Server - mail.hanna.co.zw:587 (Active)"
@@ -55,7 +55,7 @@ def test_the_defaults_are_those_of_a_server_with_starttls() -> None:
 
 
 class TestOneActive:
-    """Whatever is done, by whichever route."""
+    """At most one configuration is active, in every way to change it."""
 
     def test_creating_an_active_one_takes_the_place_of_the_other(self) -> None:
         """As documented: ``objects.create(..., is_active=True)``."""
@@ -65,7 +65,7 @@ class TestOneActive:
         assert active() == ["B"]
 
     def test_the_documented_switch(self) -> None:
-        """As documented, word for word."""
+        """The code of the documentation, word for word."""
         configuration("Primary Mail Server", is_active=True)
         configuration("Backup SMTP Server")
 
@@ -81,7 +81,7 @@ class TestOneActive:
         assert relay.name == "Backup SMTP Server"
 
     def test_activate_and_deactivate(self) -> None:
-        """The manager's own way."""
+        """The methods of the manager."""
         a, b = configuration("A", is_active=True), configuration("B")
 
         SMTPConfig.objects.activate(b)
@@ -95,7 +95,7 @@ class TestOneActive:
         assert active() == []
 
     def test_activating_saves_nothing_else_of_a_stale_instance(self) -> None:
-        """Whoever holds an old copy does not undo what somebody changed meanwhile."""
+        """Activating an old copy does not revert changes made in the meantime."""
         stale = configuration("A")
         SMTPConfig.objects.filter(pk=stale.pk).update(host="new.example.com")
 
@@ -105,7 +105,7 @@ class TestOneActive:
         assert stale.host == "new.example.com"
 
     def test_activating_what_was_deleted_says_so(self) -> None:
-        """And changes nothing."""
+        """Nothing changes."""
         configuration("A", is_active=True)
         gone = configuration("B")
         SMTPConfig.objects.filter(pk=gone.pk).delete()
@@ -116,7 +116,7 @@ class TestOneActive:
         assert active() == ["A"]
 
     def test_an_update_that_activates_one_takes_the_place_of_the_other(self) -> None:
-        """As a save does; both are recorded."""
+        """It works like a save, and both changes are recorded."""
         configuration("A", is_active=True)
         configuration("B")
 
@@ -129,7 +129,7 @@ class TestOneActive:
         }
 
     def test_an_update_that_activates_several_is_refused(self) -> None:
-        """It does not say which."""
+        """The call does not say which of them is to be active."""
         configuration("A", is_active=True)
         configuration("B")
 
@@ -139,7 +139,7 @@ class TestOneActive:
         assert active() == ["A"]
 
     def test_creating_several_active_ones_is_refused(self) -> None:
-        """They do not say which."""
+        """The call does not say which of them is to be active."""
         configuration("A", is_active=True)
         fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=True) for name in "CD"]
 
@@ -149,7 +149,7 @@ class TestOneActive:
         assert active() == ["A"]
 
     def test_the_database_refuses_a_second(self) -> None:
-        """Where nothing of ours decides which of them."""
+        """Raw SQL bypasses the app's own code."""
         configuration("A", is_active=True)
         configuration("B")
 
@@ -159,7 +159,7 @@ class TestOneActive:
         assert active() == ["A"]
 
     def test_bulk_update_can_move_it_by_two_steps_only(self) -> None:
-        """Each of them is an update like any other."""
+        """It needs two calls, each of which is an ordinary update."""
         a, b = configuration("A", is_active=True), configuration("B")
         a.is_active = False
         SMTPConfig.objects.bulk_update([a], ["is_active"])
@@ -171,7 +171,7 @@ class TestOneActive:
         assert stored("B").startswith("fernet$")
 
     def test_deleting_the_active_one_leaves_none(self) -> None:
-        """No other takes its place unasked."""
+        """No other configuration is activated automatically."""
         configuration("B")
         configuration("A", is_active=True).delete()
 
@@ -190,7 +190,7 @@ def stored(name: str) -> str:
 
 
 def test_without_an_active_one_there_is_none_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """In these words."""
+    """The warning has exactly this text."""
     configuration()
 
     with caplog.at_level(logging.WARNING):
@@ -203,7 +203,7 @@ def test_without_an_active_one_there_is_none_and_a_warning(caplog: pytest.LogCap
 
 
 def test_the_active_one_is_given_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    """It is the usual case."""
+    """This is the usual case."""
     config = configuration(is_active=True)
 
     assert SMTPConfig.objects.get_active_config() == config
@@ -211,7 +211,7 @@ def test_the_active_one_is_given_without_a_word(caplog: pytest.LogCaptureFixture
 
 
 class TestRequiredTest:
-    """REQUIRE_TEST_BEFORE_ACTIVATE, by every route."""
+    """REQUIRE_TEST_BEFORE_ACTIVATE, for every way to activate."""
 
     @pytest.fixture(autouse=True)
     def _required(self, settings: Any) -> None:
@@ -231,7 +231,7 @@ class TestRequiredTest:
         ids=["activate", "save", "update", "create", "bulk_create"],
     )
     def test_what_was_not_tested_is_refused(self, route: Callable[[SMTPConfig], object]) -> None:
-        """With a sentence that says what to do."""
+        """The message says what to do."""
         config = configuration("A")
 
         with pytest.raises(ValidationError, match="has not passed a connection test since its last change"):
@@ -240,7 +240,7 @@ class TestRequiredTest:
         assert active() == []
 
     def test_what_passed_is_let_through(self) -> None:
-        """By any route, and again later."""
+        """Every way to activate is allowed, and again later."""
         config = configuration("A")
         config.record_test(passed=True, detail="TLSv1.3")
 
@@ -251,7 +251,7 @@ class TestRequiredTest:
         assert active() == ["A"]
 
     def test_what_failed_is_not(self) -> None:
-        """The last test counts."""
+        """The last test decides."""
         config = configuration("A")
         config.record_test(passed=True, detail="")
         config.record_test(passed=False, detail="auth: 535")
@@ -273,7 +273,7 @@ class TestRequiredTest:
         ids=lambda change: " ".join(change),
     )
     def test_a_change_of_what_was_tested_asks_for_another_test(self, change: dict[str, Any]) -> None:
-        """Saved or updated; put back, the test counts again."""
+        """By save or by update. After the change is reverted, the old test counts again."""
         config = configuration("A")
         config.record_test(passed=True, detail="")
         before = {field: getattr(config, field) for field in change}
@@ -288,7 +288,7 @@ class TestRequiredTest:
         assert not SMTPConfig.objects.get().passed_test
 
     def test_a_change_of_anything_else_does_not(self) -> None:
-        """Names and senders are not what a connection is made with."""
+        """A connection does not use names and senders."""
         config = configuration("A")
         config.record_test(passed=True, detail="")
 
@@ -298,7 +298,7 @@ class TestRequiredTest:
         assert SMTPConfig.objects.get().passed_test
 
     def test_the_active_one_can_be_changed(self) -> None:
-        """It is active already; a wrong password is to be corrected at once."""
+        """It is already active, and a wrong password must be correctable at once."""
         config = configuration("A")
         config.record_test(passed=True, detail="")
         SMTPConfig.objects.activate(config)
@@ -309,7 +309,7 @@ class TestRequiredTest:
         assert active() == ["A"]
 
     def test_a_lost_key_is_no_passed_test(self, settings: Any) -> None:
-        """What cannot be read cannot be what was tested."""
+        """Unreadable values cannot equal the tested ones."""
         config = configuration("A")
         config.record_test(passed=True, detail="")
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SMTP_PASSWORD_KEYS": [KEY]}
@@ -318,7 +318,7 @@ class TestRequiredTest:
 
 
 class TestValidation:
-    """What ``full_clean`` says, and with it the admin."""
+    """The messages of ``full_clean``, which the admin also shows."""
 
     @pytest.mark.parametrize(
         ("change", "field", "says"),
@@ -326,7 +326,7 @@ class TestValidation:
             ({"host": "smtp://mail.example.com"}, "host", "host name alone"),
             ({"host": "mail.example.com/x"}, "host", "host name alone"),
             ({"host": "user@example.com"}, "host", "not a mail address"),
-            ({"host": "mail example.com"}, "host", "no spaces"),
+            ({"host": "mail example.com"}, "host", "not contain spaces"),
             ({"host": "mail.example.com:587"}, "host", "port in its own field"),
             ({"host": "[::1]:587"}, "host", "port in its own field"),
             ({"host": "[::1"}, "host", "or an address"),
@@ -351,14 +351,14 @@ class TestValidation:
             ({"port": 2525, "use_tls": True, "use_ssl": True}, "use_ssl", "exclude each other"),
             ({"timeout": 0}, "timeout", "greater than or equal to 1"),
             ({"timeout": 121}, "timeout", "less than or equal to 120"),
-            ({"from_email": "nobody"}, "from_email", "noreply@example.com"),
+            ({"from_email": "noreply"}, "from_email", "noreply@example.com"),
             ({"from_email": "a@example.com, b@example.com"}, "from_email", "noreply@example.com"),
             ({"from_email": "a@example.com\nBcc: x@example.com"}, "from_email", "noreply@example.com"),
         ],
         ids=lambda value: " ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else "",
     )
     def test_what_cannot_work_is_refused_with_a_sentence(self, change: dict[str, Any], field: str, says: str) -> None:
-        """At the field it is about."""
+        """The message is at the field that it concerns."""
         values = {"name": "n", "host": "mail.example.com", "from_email": "a@example.com"}
 
         with pytest.raises(ValidationError) as refused:
@@ -387,7 +387,7 @@ class TestValidation:
         ids=lambda change: " ".join(f"{key}={item}" for key, item in change.items()),
     )
     def test_what_can_work_is_let_through(self, change: dict[str, Any]) -> None:
-        """Non-ASCII names, addresses in numbers, servers without encryption."""
+        """Non-ASCII names, numeric addresses, and servers without encryption."""
         values = {"name": "n", "host": "mail.example.com", "from_email": "a@example.com"}
         config = SMTPConfig(**values | change)
 
@@ -399,7 +399,7 @@ class TestValidation:
         saved.full_clean()
 
     def test_a_name_taken_is_refused(self) -> None:
-        """By the form, and by the database."""
+        """The form and the database both refuse it."""
         configuration("A")
         values = {"name": "A", "host": "h", "from_email": "a@example.com"}
 
@@ -410,7 +410,7 @@ class TestValidation:
 
     @pytest.mark.parametrize("change", [{"host": "other"}, {"port": 25}, {"username": "other"}, {"use_tls": False}])
     def test_another_server_or_user_wants_the_password_again(self, change: dict[str, Any]) -> None:
-        """So that a stored secret is not sent to a server of somebody's choice."""
+        """Otherwise a user could send a stored secret to any server."""
         configuration()
         config = SMTPConfig.objects.get()
         for field, value in change.items():
@@ -419,12 +419,12 @@ class TestValidation:
         with pytest.raises(ValidationError, match="Enter the password again"):
             config.full_clean()
 
-        config.password = "tell-nobody"
+        config.password = "keep-secret"
         config.full_clean()
 
     @pytest.mark.parametrize("change", [{"name": "other"}, {"timeout": 5}, {"ehlo_name": "mail.example.com"}])
     def test_other_changes_do_not(self, change: dict[str, Any]) -> None:
-        """Nor does a server without a password."""
+        """A server without a password is also accepted."""
         configuration()
         config = SMTPConfig.objects.get()
         for field, value in change.items():
@@ -436,7 +436,7 @@ class TestValidation:
         without.full_clean()
 
     def test_tls_and_ssl_are_refused_by_save_and_by_the_database(self) -> None:
-        """Whoever skips validation."""
+        """This protects code that skips validation."""
         with pytest.raises(ValidationError, match="exclude each other"):
             configuration(use_ssl=True)
         configuration()
@@ -447,18 +447,18 @@ class TestValidation:
 
     @pytest.mark.parametrize("port", [0, 65536, -1])
     def test_a_port_out_of_range_is_refused_by_the_database(self, port: int) -> None:
-        """Whoever writes it."""
+        """It does not matter which code writes it."""
         configuration()
         with pytest.raises(DatabaseError), transaction.atomic():
             raw("UPDATE email_integration_smtpconfig SET port = %s", port)
 
 
 class TestDamage:
-    """What raw SQL or a lost key can do."""
+    """Damage by raw SQL or by a lost key."""
 
     @pytest.mark.parametrize("password", ["fernet$nonsense", "fernet$", "fernet$gAAAAAB"])
     def test_a_damaged_password_spoils_nothing_but_itself(self, password: str) -> None:
-        """The row can be listed, shown, changed and repaired."""
+        """The row can be listed, displayed, changed and repaired."""
         configuration("Damaged")
         configuration("Fine")
         raw("UPDATE email_integration_smtpconfig SET password = %s WHERE name = 'Damaged'", password)
@@ -475,32 +475,32 @@ class TestDamage:
         assert SMTPConfig.objects.get(name="Damaged").password == "again"
 
     def test_no_text_of_it_shows_the_password(self) -> None:
-        """Neither as it was given nor as it is stored."""
+        """Neither the plain password nor the stored one."""
         config = configuration()
         token = stored(config.name)
 
         for shown in (repr(config), str(config), repr(SMTPConfig.objects.get().sealed_password)):
-            assert "tell-nobody" not in shown
+            assert "keep-secret" not in shown
             assert token not in shown
 
     def test_a_dump_carries_it_sealed_and_can_be_loaded(self) -> None:
-        """With the same keys."""
+        """Loading needs the same keys."""
         configuration()
         dump = serializers.serialize("json", SMTPConfig.objects.all())
-        assert "tell-nobody" not in dump
+        assert "keep-secret" not in dump
         SMTPConfig.objects.all().delete()
 
         for entry in serializers.deserialize("json", dump):
             entry.save()
 
-        assert SMTPConfig.objects.get().password == "tell-nobody"
+        assert SMTPConfig.objects.get().password == "keep-secret"
 
 
 class TestCopies:
-    """An instance that was read before something else was written."""
+    """Instances that were read before another change was stored."""
 
     def test_saving_other_fields_of_an_old_copy_leaves_alone_what_is_active(self) -> None:
-        """Nor does the history say that it was activated."""
+        """The history does not record an activation either."""
         configuration("A", is_active=True)
         old = SMTPConfig.objects.get(name="A")
         SMTPConfig.objects.activate(configuration("B"))
@@ -513,7 +513,7 @@ class TestCopies:
         assert (newest.event, newest.timeout, newest.is_active) == ("changed", 20, False)
 
     def test_creating_many_with_one_active_takes_the_place_of_the_other(self) -> None:
-        """As a save does; two are refused."""
+        """It works like a save. Two active configurations are refused."""
         configuration("A", is_active=True)
         fresh = [SMTPConfig(name=name, host="h", from_email="a@example.com", is_active=name == "C") for name in "BC"]
 
@@ -523,7 +523,7 @@ class TestCopies:
 
 
 class TestDefects:
-    """Rows that somebody has damaged, past the constraints: a clear error, and no mail goes wrong."""
+    """Rows that were damaged despite the constraints: a clear error, and no mail is sent wrongly."""
 
     @pytest.mark.parametrize(
         ("damage", "words"),
@@ -537,7 +537,7 @@ class TestDefects:
     def test_a_damaged_row_is_named_and_mail_waits(
         self, damage: str, words: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """In the log and in what the mail says it waits for; other rows are unharmed."""
+        """The log and the reason of the waiting mail name it. Other rows are unaffected."""
         configuration("Damaged", is_active=True)
         with constraints_off():
             raw(f"UPDATE email_integration_smtpconfig SET {damage} WHERE name = 'Damaged'")
@@ -554,7 +554,7 @@ class TestDefects:
 
 @contextmanager
 def constraints_off() -> Iterator[None]:
-    """Have the database believe whatever it is told."""
+    """Switch off the constraints of the database."""
     if connection.vendor == "sqlite":
         raw("PRAGMA ignore_check_constraints = ON")
         yield

@@ -1,4 +1,4 @@
-"""The history of configurations: every route, and no secret in it."""
+"""The history of configurations: all ways to change one, and no secrets."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ pytestmark = pytest.mark.django_db
 
 
 def configuration(name: str = "A", **changes: Any) -> SMTPConfig:
-    values: dict[str, Any] = {"host": "h", "from_email": "a@example.com", "username": "u", "password": "tell-nobody"}
+    values: dict[str, Any] = {"host": "h", "from_email": "a@example.com", "username": "u", "password": "kept-secret"}
     return SMTPConfig.objects.create(name=name, **values | changes)
 
 
 def events(config: SMTPConfig) -> list[tuple[str, bool]]:
-    """What happened, oldest first, and whether the password changed."""
+    """Return the events, oldest first, each with whether the password changed."""
     return [(entry.event, entry.password_changed) for entry in config.history.order_by("history_id")]
 
 
 def test_creating_is_recorded() -> None:
-    """With a password, and without one."""
+    """With and without a password."""
     assert events(configuration("A")) == [("created", True)]
     assert events(configuration("B", password="")) == [("created", False)]
 
 
 def test_a_change_is_recorded_with_its_values() -> None:
-    """From what to what."""
+    """The old and the new values."""
     config = configuration()
     config.host = "other"
     config.save()
@@ -44,7 +44,7 @@ def test_a_change_is_recorded_with_its_values() -> None:
 
 
 def test_a_changed_password_is_recorded_as_that() -> None:
-    """A save that does not touch it is not."""
+    """A save that leaves the password unchanged is not recorded as a change of it."""
     config = configuration()
     config.password = "another"
     config.save()
@@ -54,7 +54,7 @@ def test_a_changed_password_is_recorded_as_that() -> None:
 
 
 def test_switching_is_recorded_for_both() -> None:
-    """By save, by the manager, by update."""
+    """By save, by the manager, and by update."""
     a, b = configuration("A", is_active=True), configuration("B")
 
     SMTPConfig.objects.activate(b)
@@ -68,7 +68,7 @@ def test_switching_is_recorded_for_both() -> None:
 
 
 def test_update_is_recorded_for_each_row() -> None:
-    """Which no library does by itself."""
+    """No history library does this."""
     a, b = configuration("A"), configuration("B")
 
     SMTPConfig.objects.filter(name="A").update(host="other")
@@ -80,7 +80,7 @@ def test_update_is_recorded_for_each_row() -> None:
 
 
 def test_bulk_operations_are_recorded() -> None:
-    """Creating, updating, deleting."""
+    """Creating, updating and deleting."""
     SMTPConfig.objects.bulk_create([SMTPConfig(name="A", host="h", from_email="a@example.com", password="p")])
     config = SMTPConfig.objects.get()
     config.host = "other"
@@ -93,7 +93,7 @@ def test_bulk_operations_are_recorded() -> None:
 
 
 def test_tests_and_views_are_recorded_with_who_made_them() -> None:
-    """They change nothing."""
+    """They do not change the configuration."""
     user = get_user_model().objects.create_user("kim")
     config = configuration()
 
@@ -117,12 +117,12 @@ def test_no_secret_is_in_the_history() -> None:
 
     everything = repr([vars(entry) for entry in SMTPConfig.history.all()])
 
-    for secret in ("tell-nobody", "another-secret", "third-secret", "fernet$", "gAAAA"):
+    for secret in ("kept-secret", "another-secret", "third-secret", "fernet$", "gAAAA"):
         assert secret not in everything
 
 
 def test_a_configuration_can_be_put_back_as_it_was() -> None:
-    """All but the password, which is kept as it is now."""
+    """All values except the password, which keeps its current value."""
     config = configuration()
     config.host, config.timeout, config.password = "wrong", 99, "newer"
     config.save()
@@ -135,7 +135,7 @@ def test_a_configuration_can_be_put_back_as_it_was() -> None:
 
 
 def test_putting_back_an_active_one_leaves_one_active() -> None:
-    """It takes the place of the one that is."""
+    """It replaces the active configuration."""
     a = configuration("A", is_active=True)
     configuration("B", is_active=True)
 
@@ -145,7 +145,7 @@ def test_putting_back_an_active_one_leaves_one_active() -> None:
 
 
 def test_the_history_outlives_the_configuration() -> None:
-    """Who deleted what, and what it was."""
+    """It keeps the deleted values, and the user who deleted them."""
     configuration().delete()
 
     newest = SMTPConfig.history.first()

@@ -1,4 +1,4 @@
-"""Connecting for real: hosts with several addresses, IPv6 in brackets, and the name that is said then."""
+"""Connecting: hosts with several addresses, IPv6 addresses in brackets, and the name that TLS and EHLO use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.scripted import Conversation, ScriptedServer
 
 
 def resolved(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
-    """Have every name resolved to these addresses, the port of each included."""
+    """Resolve every name to these addresses, including the port of each."""
     found = [
         (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
         for host, port in addresses
@@ -45,7 +45,9 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> No
 
 @contextlib.contextmanager
 def black_holes(number: int) -> Iterator[list[tuple[str, int]]]:
-    """Addresses that take no connection and refuse none: a full accept queue drops what comes, as a firewall does."""
+    """Yield addresses that neither accept nor refuse connections: a full accept queue drops packets, as a firewall
+    does.
+    """
     with contextlib.ExitStack() as stack:
         addresses = []
         for _ in range(number):
@@ -79,7 +81,7 @@ def test_a_name_without_an_address_is_a_matter_of_the_name(monkeypatch: pytest.M
         resolved(monkeypatch)
         relay = relay_to(server, host="smtp.example.com", timeout=4)
         error = failure(relay)
-    assert (type(error), error.detail) == (CannotConnect, "the name has no address")
+    assert (type(error), error.detail) == (CannotConnect, "the host name has no IP address")
     assert advise(error, relay).key == "name"
 
 
@@ -88,11 +90,11 @@ def test_eight_addresses_are_given_up_at_the_timeout_of_one(monkeypatch: pytest.
         resolved(monkeypatch, *holes)
         with soon():
             error = failure(relay_to(server, host="smtp.example.com", timeout=0.8))
-    assert (type(error), error.detail) == (CannotConnect, "no answer within 0.8 s")
+    assert (type(error), error.detail) == (CannotConnect, "the server did not answer within 0.8 s")
 
 
 def test_a_connection_test_comes_to_the_last_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it leaves for each is a share of the timeout that is shown, not of a longer one of its own."""
+    """Each address gets a share of the displayed timeout, not of a longer internal one."""
     handed: list[float] = []
 
     def connected(found: object, timeout: float) -> socket.socket:
@@ -223,7 +225,7 @@ def test_a_name_that_only_helo_takes_is_why_nothing_is_offered(changes: dict[str
 
 
 def test_a_handshake_that_is_cut_off_is_a_lost_connection() -> None:
-    """There was a connection: host and port are right, and no firewall is in between."""
+    """The connection succeeded, so host and port are right, and no firewall blocks it."""
     with ScriptedServer(lambda talk: talk.connection.recv(1)) as server:
         error = failure(relay_to(server, use_ssl=True))
     assert error.phase is Phase.CONNECT
@@ -232,7 +234,7 @@ def test_a_handshake_that_is_cut_off_is_a_lost_connection() -> None:
 
 
 def test_the_greeting_has_a_time_of_its_own() -> None:
-    """However little connecting was given."""
+    """It does not depend on the time limit for connecting."""
 
     def late(conversation: Conversation) -> None:
         threading.Event().wait(0.5)

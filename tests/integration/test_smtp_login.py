@@ -22,15 +22,15 @@ IN = "235 2.7.0 welcome"
 
 
 class ScriptedLogin:
-    """A server that answers each mechanism as it is told: with one reply to AUTH, or several in turn.
+    """A server with set replies for each mechanism: one reply to AUTH, or several in turn.
 
-    '' closes the connection; a reply that is 4 characters or fewer gets a text.
+    '' closes the connection. A reply of 4 characters or fewer gets a text.
     """
 
     def __init__(self, offered: str, **replies: str | list[str]) -> None:
         self.offered = offered
         self._replies = {name.replace("_", "-"): reply for name, reply in replies.items()}
-        #: The mechanisms that were asked for.
+        #: The mechanisms that the client has requested.
         self.asked: list[str] = []
 
     def __call__(self, talk: Conversation) -> None:
@@ -60,7 +60,7 @@ class ScriptedLogin:
 
 @contextlib.contextmanager
 def served(login: ScriptedLogin, certificates: Certificates | None = None) -> Iterator[Relay]:
-    """A relay to that server, over TLS if there are certificates."""
+    """Yield a relay to this server, over TLS if there are certificates."""
     context: ssl.SSLContext | None = certificates.server_context() if certificates is not None else None
     with ScriptedServer(login, tls_context=context) as server:
         yield relay_to(
@@ -104,7 +104,7 @@ def test_the_last_of_three_lets_us_in(certificates: Certificates) -> None:
 
 
 def test_a_server_that_keeps_only_digests_may_take_the_password_by_another_mechanism() -> None:
-    """Its CRAM-MD5 can never succeed; in the clear it is the first."""
+    """Its CRAM-MD5 can never succeed. On an unencrypted connection, it is tried first."""
     login = ScriptedLogin("PLAIN LOGIN CRAM-MD5", CRAM_MD5=[CHALLENGE, "535 5.7.8 authentication failed"], PLAIN=IN)
     with served(login) as relay:
         Session.open(relay).quit()
@@ -116,7 +116,7 @@ def test_a_server_that_keeps_only_digests_may_take_the_password_by_another_mecha
     ["535 5.7.8 wrong", "530 5.7.0 STARTTLS first", "538 5.7.11 encrypt", "550 5.7.1 no", "500 5.5.6 too long"],
 )
 def test_a_refused_login_is_tried_by_no_other_mechanism(certificates: Certificates, refused: str) -> None:
-    """It is wrong by any of them, and more tries lock accounts."""
+    """The password would be wrong with any mechanism, and more attempts can lock accounts."""
     login = ScriptedLogin("PLAIN LOGIN CRAM-MD5", PLAIN=refused, LOGIN=[USER, PASSWORD, IN])
     with served(login, certificates) as relay:
         error = refusal(relay)
@@ -155,7 +155,7 @@ def test_a_refusal_for_now_ends_the_tries(certificates: Certificates, refused: s
 def test_of_several_refusals_the_most_informative_is_reported(
     certificates: Certificates, first: str, second: str, reported: str
 ) -> None:
-    """A server that closes, or answers nonsense, has said why before."""
+    """The earlier reply of a server that closes the connection, or replies nonsense, gives the reason."""
     login = ScriptedLogin("PLAIN LOGIN", PLAIN=first, LOGIN=second)
     with served(login, certificates) as relay:
         error = refusal(relay)
@@ -192,8 +192,10 @@ def test_after_a_digest_that_was_refused_the_most_informative_is_reported(plain:
         "503 5.7.0 No identity changes permitted. x - gsmtp",
     ],
 )
-def test_who_is_in_already_is_in(certificates: Certificates, said: str) -> None:
-    """RFC 4954 §4: AUTH is refused with 503 after one that succeeded, or where the address is enough."""
+def test_a_client_that_is_already_logged_in_continues(certificates: Certificates, said: str) -> None:
+    """RFC 4954 §4: the server refuses AUTH with 503 after a successful one, or if the client's address
+    is sufficient.
+    """
     login = ScriptedLogin("PLAIN LOGIN", PLAIN=said)
     with served(login, certificates) as relay:
         Session.open(relay).quit()
@@ -211,7 +213,7 @@ def test_another_503_is_a_refusal(certificates: Certificates, said: str) -> None
 
 
 def test_a_machine_without_md5_logs_in_by_another_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where FIPS 140 is enforced."""
+    """For example where FIPS 140 is enforced."""
 
     def new(*_: object) -> None:
         raise ValueError("[digital envelope routines] unsupported")
@@ -233,7 +235,7 @@ def test_the_test_of_a_connection_shows_the_mechanism_that_let_us_in(certificate
 
 
 def test_a_user_name_without_a_password_is_no_login() -> None:
-    """As in Django's own backend; the server's offer is not looked at."""
+    """As in Django's own backend. The mechanisms that the server offers do not matter."""
     login = ScriptedLogin("NTLM")
     with served(login) as relay:
         report = run_connection_test(
@@ -248,7 +250,7 @@ def test_a_user_name_without_a_password_is_no_login() -> None:
 
 
 class Purse:
-    """Tokens that are given out one by one, and the refused ones."""
+    """Tokens that are given out one by one. It remembers the refused ones."""
 
     def __init__(self, *tokens: str) -> None:
         self._tokens = list(tokens)

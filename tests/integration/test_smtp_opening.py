@@ -1,4 +1,4 @@
-"""Opening a session: security, logging in, and every way in which it can fail."""
+"""Opening a session: encryption, login, and every way to fail."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_wrong_password_is_refused_in_the_auth_phase_and_tried_once(smtp_serve
     assert server.failed_auths == 1
 
 
-def test_a_mechanism_that_nobody_knows_is_not_offered() -> None:
+def test_an_unknown_mechanism_is_not_offered() -> None:
     with ScriptedServer(lambda talk: talk.answer(EHLO="250-localhost\n250 AUTH NTLM")) as server:
         error = failure(server, username="kim", password="s3cret")
     assert (type(error), error.phase) == (NotOffered, Phase.AUTH)
@@ -159,7 +159,9 @@ def test_the_standard_s_mechanism_comes_first() -> None:
 def test_a_refused_token_is_replaced_once_and_the_server_s_reason_is_reported(
     smtp_server: Serve, mechanism: str, status: str
 ) -> None:
-    """The challenge with the error is answered, so that the 535 behind it is heard, and its words are kept."""
+    """The client answers the challenge that contains the error, and so gets the 535 after it. The
+    error's text is kept.
+    """
     server = smtp_server(check_token=lambda shown: False, mechanisms=[mechanism])
     purse = Purse("first-s3cret", "second-s3cret", "third-s3cret")
     error = failure(server, password="", tokens=purse)
@@ -196,14 +198,14 @@ def test_a_challenge_that_says_nothing_is_answered_too_and_gives_no_token_back(c
     assert error.reply.text == "the server refused the OAuth token\n5.7.3 *** is no token"
 
 
-def test_without_a_token_nobody_is_called(smtp_server: Serve) -> None:
+def test_without_a_token_no_server_is_called(smtp_server: Serve) -> None:
     class Empty(Purse):
         def current(self) -> str:
-            raise NoToken(Phase.AUTH, "none to be had")
+            raise NoToken(Phase.AUTH, "no token available")
 
     server = smtp_server()
     error = failure(server, tokens=Empty())
-    assert (type(error), str(error)) == (NoToken, "auth: none to be had")
+    assert (type(error), str(error)) == (NoToken, "auth: no token available")
     assert server.sessions == []
 
 
@@ -215,7 +217,7 @@ def test_a_server_that_takes_no_tokens_is_sent_none(smtp_server: Serve) -> None:
 
 
 def test_tokens_make_no_other_relay(smtp_server: Serve) -> None:
-    """They come and go: an open session, and the circuit breaker, stay those of the same relay."""
+    """Tokens change, but an open session and the circuit breaker belong to the same relay."""
     server = smtp_server()
     one, other = relay_to(server, tokens=Purse("t0ken")), relay_to(server, tokens=Purse("other"))
     assert (one, hash(one), breaker.key(one)) == (other, hash(other), breaker.key(other))
@@ -226,7 +228,7 @@ def test_tokens_make_no_other_relay(smtp_server: Serve) -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_a_certificate_nobody_vouches_for_fails(smtp_server: Serve, tmp_path: Path, security: Security) -> None:
+def test_an_untrusted_certificate_fails(smtp_server: Serve, tmp_path: Path, security: Security) -> None:
     stranger = make_certificates(tmp_path)
     server = smtp_server(security=security, tls_context=stranger.server_context())
     error = failure(server)
@@ -251,7 +253,7 @@ def test_a_certificate_for_another_host_fails(
 def test_a_relay_s_own_authority_is_trusted_and_no_other(
     smtp_server: Serve, tmp_path: Path, security: Security, certificates: Certificates
 ) -> None:
-    """Also not the one that this process trusts, by SSL_CERT_FILE."""
+    """Not even the authority that this process trusts by SSL_CERT_FILE."""
     private = make_certificates(tmp_path)
     server = smtp_server(security=security, tls_context=private.server_context())
     with opened(server, ca_certificates=private.authority.read_text()) as session:
@@ -283,7 +285,7 @@ def test_authorities_that_cannot_be_read_are_reported(
 ) -> None:
     error = failure(smtp_server(security=security), ca_certificates=pem)
     assert (type(error), error.phase) == (TLSFailed, phase)
-    assert error.detail == "the CA certificates of this configuration cannot be read as PEM"
+    assert error.detail == "the CA certificates of this configuration are not valid PEM"
 
 
 def test_authorities_do_not_matter_without_tls(smtp_server: Serve) -> None:
@@ -304,8 +306,8 @@ def test_the_version_of_tls_is_known_also_when_the_session_is_over(
     assert session.tls_version
 
 
-def test_what_tls_says_for_itself_is_nothing_the_server_said(certificates: Certificates) -> None:
-    """Session tickets, which come at the server's pleasure, make the socket readable (RFC 8446 §4.6.1)."""
+def test_a_tls_session_ticket_is_not_a_reply_of_the_server(certificates: Certificates) -> None:
+    """Session tickets arrive whenever the server likes, and make the socket readable (RFC 8446 §4.6.1)."""
     over = threading.Event()
 
     def script(talk: Conversation) -> None:
@@ -334,10 +336,10 @@ def test_tls_older_than_1_2_is_refused_and_verification_is_never_off(certificate
     assert context.check_hostname
 
 
-def test_what_is_slipped_in_behind_the_answer_to_starttls_is_not_taken_for_encrypted(
+def test_replies_injected_after_the_answer_to_starttls_are_not_trusted(
     certificates: Certificates,
 ) -> None:
-    """Somebody on the way could otherwise answer EHLO, and AUTH, in the server's name (CVE-2011-0411)."""
+    """An attacker in between could otherwise answer EHLO and AUTH in the server's name (CVE-2011-0411)."""
 
     def script(talk: Conversation) -> None:
         talk.say("220 localhost")
@@ -381,14 +383,14 @@ def test_an_answer_to_starttls_that_is_not_220_is_no_leave_to_go_on_in_the_clear
 
 
 def test_what_was_promised_before_tls_does_not_count_after_it(smtp_server: Serve) -> None:
-    """The features of the first EHLO are forgotten (RFC 3207 §4.2)."""
+    """The client discards the features of the first EHLO (RFC 3207 §4.2)."""
     server = smtp_server()
     with opened(server):
         pass
     assert server.sessions[0].verbs[:3] == ["EHLO", "STARTTLS", "EHLO"]
 
 
-# -- what goes wrong ------------------------------------------------------------------------------------------------
+# -- failures -------------------------------------------------------------------------------------------------------
 
 OPENING: list[tuple[Verb, Phase]] = [
     ("CONNECT", Phase.GREETING),
@@ -402,7 +404,7 @@ OPENING: list[tuple[Verb, Phase]] = [
 @pytest.mark.parametrize("reply", ["421 4.3.2 Shutting down", "454 4.7.0 Not now", "554 5.7.1 Never"])
 def test_a_refusal_names_its_phase_and_code(smtp_server: Serve, verb: Verb, phase: Phase, reply: str) -> None:
     error = failure(smtp_server(faults=[Fault(verb=verb, reply=reply)]))
-    # To an EHLO that is refused for good HELO is the answer, and that wants STARTTLS here.
+    # After a permanent refusal of EHLO the client sends HELO, and this server refuses that without STARTTLS.
     code = 530 if (verb, reply[0]) == ("EHLO", "5") else int(reply[:3])
     assert (type(error), error.phase, error.code) == (Refused, phase, code)
 
@@ -430,15 +432,15 @@ def test_silence_ends_at_the_timeout(
     "answer", ["SSH-2.0-OpenSSH_9.2", "HTTP/1.1 400 Bad Request", "100 almost", "999 huh", "2" * 9000]
 )
 def test_what_is_not_smtp_is_called_so_and_is_no_reply(verb: Verb, phase: Phase, answer: str) -> None:
-    """A code of -1 must not reach the database, which takes none below zero."""
+    """A code of -1 must not reach the database, which refuses negative codes."""
     replies = {"EHLO": "250-localhost\n250 AUTH PLAIN", verb: answer}
     with ScriptedServer(lambda talk: talk.answer(**replies)) as server:
         error = failure(server, username="kim", password="s3cret")
     assert (type(error), error.phase, error.code) == (ConnectionLost, phase, None)
-    assert error.detail == "the server's answer is not SMTP"
+    assert error.detail == "the server's reply is not valid SMTP"
 
 
-def test_nobody_listening_is_no_connection() -> None:
+def test_a_port_without_a_listener_is_a_failed_connection() -> None:
     relay = relay_to(SMTPServer(security="plain", user=None), port=free_port())
     with pytest.raises(CannotConnect, match="Connection refused"):
         Session.open(relay)
@@ -454,7 +456,7 @@ def test_a_port_that_is_none_is_no_connection(smtp_server: Serve) -> None:
 
 
 def test_a_host_that_takes_no_connection_is_given_up_at_the_timeout() -> None:
-    """A full accept queue drops what comes, as a firewall does."""
+    """A full accept queue drops packets, as a firewall does."""
     with socket.socket() as listener, contextlib.ExitStack() as crowd:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -463,7 +465,7 @@ def test_a_host_that_takes_no_connection_is_given_up_at_the_timeout() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         relay = relay_to(SMTPServer(security="plain", user=None), port=listener.getsockname()[1], timeout=0.3)
-        with soon(), pytest.raises(CannotConnect, match=r"no answer within 0.3 s"):
+        with soon(), pytest.raises(CannotConnect, match=r"the server did not answer within 0.3 s"):
             Session.open(relay)
 
 
@@ -480,7 +482,7 @@ def test_tls_at_once_to_a_port_that_does_not_speak_it_fails(smtp_server: Serve) 
 
 @pytest.mark.parametrize("given", ["s3cret-word", "s3cret-word in base64"])
 def test_a_server_that_quotes_the_password_is_not_quoted(given: str) -> None:
-    """What it says is kept, and read by people."""
+    """Replies are stored and shown to users."""
     quoted = {"s3cret-word": "s3cret-word", "s3cret-word in base64": base64.b64encode(b"s3cret-word").decode()}[given]
 
     def script(talk: Conversation) -> None:

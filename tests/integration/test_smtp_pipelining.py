@@ -1,4 +1,4 @@
-"""MAIL, RCPT and DATA in one go (RFC 2920): every way in which a group can be answered."""
+"""MAIL, RCPT and DATA in one group (RFC 2920), with all possible replies to a group."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Serve = Callable[..., SMTPServer]
 
 KIM, LEE = "kim@example.com", "lee@example.com"
 CONTENT = b"Subject: hello\r\n\r\nBody\r\n"
-NOT_SMTP = "the server's answer is not SMTP"
+NOT_SMTP = "the server's reply is not valid SMTP"
 
 
 def script(*replies: str, end: str = "") -> Callable[[Conversation], None]:
-    """Answer the first group by ``replies`` in one go, then as usual.
+    """Return a script that sends ``replies`` to the first group in one write, and replies as usual afterwards.
 
-    With an ``end`` of 'close' the connection is closed instead; another ``end`` is sent before, as it is.
+    With an ``end`` of 'close' it closes the connection instead. It sends any other ``end`` unchanged before that.
     """
 
     def talk(conversation: Conversation) -> None:
@@ -69,14 +69,14 @@ def send(session: Session, *to: str) -> int:
 
 
 def after_data(server: ScriptedServer) -> list[bytes]:
-    """What was said after the first group, without QUIT and the end."""
+    """Return the lines that the client sent after the first group, without QUIT and the end."""
     rest = server.heard[server.heard.index(b"DATA") + 1 :]
     return [line for line in rest if line not in (b"", b"QUIT")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """How ``begin`` ended: who was accepted and refused, or what was raised in which phase with which code."""
+    """The result of ``begin``: accepted and refused recipients, or the exception with its phase and code."""
 
     accepted: tuple[str, ...] = ()
     refused: dict[str, int] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Ends:
     phase: Phase | None = None
     code: int | None = None
     detail: str = ""
-    #: Whether the session can carry another mail, and what was said to make it so.
+    #: Whether the session can send another mail, and the commands that made this possible.
     idle: bool = False
     then: tuple[bytes, ...] = ()
 
@@ -101,16 +101,16 @@ BOTH_REFUSED = {KIM: 550, LEE: 450}
 RESET = (b"RSET",)
 
 GROUPS: list[tuple[tuple[str, ...], str, Ends]] = [
-    # Everything, or a part of it, is taken.
+    # Everything is accepted, or a part of it.
     (("250 ok", "250 ok", "250 ok", "354 go on"), "", Ends(accepted=(KIM, LEE))),
     (("250-ok\n250 sender", "250-a\n250-b\n250 c", "251 forwarded", "354-go\n354 on"), "", Ends(accepted=(KIM, LEE))),
     (("250 ok", "550 5.1.1 no", "250 ok", "354 go on"), "", Ends(accepted=(LEE,), refused={KIM: 550})),
-    # Nobody is taken.
-    (("250 ok", "550 no", "450 later", "554 nobody"), "", Ends(refused=BOTH_REFUSED, idle=True, then=RESET)),
+    # No recipient is accepted.
+    (("250 ok", "550 no", "450 later", "554 no recipient"), "", Ends(refused=BOTH_REFUSED, idle=True, then=RESET)),
     (("250 ok", "550 no", "450 later", "354 go on"), "", Ends(refused=BOTH_REFUSED)),
     (("250 ok", "550 no", "450 later", "421 bye"), "close", Ends(refused=BOTH_REFUSED)),
     (("250 ok", "550 no", "450 later"), "close", Ends(refused=BOTH_REFUSED)),
-    # MAIL is refused: there is nothing to reset, unless the server went on all the same.
+    # MAIL is refused: a reset is unnecessary, unless the server continued with the transaction.
     (("550 no", "503 what?", "503 what?", "503 what?"), "", refusal(Phase.MAIL, 550, idle=True)),
     (("451 later", "250 ok", "250 ok", "554 what?"), "", refusal(Phase.MAIL, 451)),
     (("451 later", "250 ok", "250 ok", "354 go on"), "", refusal(Phase.MAIL, 451)),
@@ -120,13 +120,13 @@ GROUPS: list[tuple[tuple[str, ...], str, Ends]] = [
     # DATA is refused.
     (("250 ok", "250 ok", "250 ok", "451 later"), "", refusal(Phase.DATA, 451, idle=True, then=RESET)),
     (("250 ok", "550 no", "250 ok", "554 no"), "", refusal(Phase.DATA, 554, idle=True, then=RESET)),
-    # 421 at any moment.
+    # 421 at any time.
     (("421 bye",), "close", refusal(Phase.MAIL, 421)),
     (("250 ok", "421-bye\n421 bye"), "close", refusal(Phase.RCPT, 421)),
     (("250 ok", "250 ok", "421 bye"), "close", refusal(Phase.RCPT, 421)),
     (("250 ok", "550 no", "421 bye"), "close", refusal(Phase.RCPT, 421)),
     (("250 ok", "250 ok", "550 no", "421 bye"), "close", refusal(Phase.DATA, 421)),
-    # Lost at any moment.
+    # The connection is lost at any time.
     ((), "close", lost(Phase.MAIL)),
     (("250 ok",), "close", lost(Phase.RCPT)),
     (("250 ok", "550 no"), "close", lost(Phase.RCPT)),
@@ -137,7 +137,7 @@ GROUPS: list[tuple[tuple[str, ...], str, Ends]] = [
     (("250 ok", "250 ok"), "250 o", lost(Phase.RCPT, NOT_SMTP)),
     (("250 ok", "250 ok", "250 ok"), "354", lost(Phase.DATA, NOT_SMTP)),
     (("250 ok", "250-a\n550 b"), "", lost(Phase.RCPT, NOT_SMTP)),
-    # Replies out of step: one too many, one too few. None of them can be trusted to be about its command.
+    # One reply too many, or one too few. No reply can then be matched to its command.
     (("250 ok", "250 ok", "354 go on"), "", lost(Phase.RCPT, NOT_SMTP)),
     (("250 ok", "250 ok", "250 ok", "250 ok", "354 go on"), "", lost(Phase.DATA, NOT_SMTP)),
     (("550 stray", "250 ok", "250 ok", "250 ok", "354 go on"), "", lost(Phase.DATA, NOT_SMTP)),
@@ -166,7 +166,7 @@ def test_a_group_is_answered(replies: tuple[str, ...], end: str, ends: Ends) -> 
 @pytest.mark.parametrize(
     "replies",
     [
-        ("250 ok", "550 no", "450 later", "554 nobody"),
+        ("250 ok", "550 no", "450 later", "554 no recipient"),
         ("550 no", "503 what?", "503 what?", "503 what?"),
         ("250 ok", "250 ok", "250 ok", "451 later"),
     ],
@@ -188,7 +188,7 @@ def test_a_group_is_understood_by_a_real_server(smtp_server: Serve, security: st
 
 
 def test_commands_leave_before_their_replies_come() -> None:
-    """A server that answers nothing before it has heard DATA would otherwise wait for ever."""
+    """A server that replies only after DATA would otherwise wait forever."""
     with ScriptedServer(script("250 ok", "250 ok", "354 go on")) as server, opened(server) as session:
         assert begin(session, KIM).accepted == (KIM,)
     assert server.heard[1:4] == [b"MAIL FROM:<a@example.com>", b"RCPT TO:<kim@example.com>", b"DATA"]
@@ -211,7 +211,7 @@ def test_without_the_offer_commands_go_one_by_one() -> None:
 
 
 def test_a_thousand_recipients_go_in_groups_that_fit_the_buffers() -> None:
-    """Neither side writes without end while the other waits for it to read."""
+    """Otherwise both sides could block in a write, each waiting for the other to read."""
     everybody = tuple(f"{'x' * 60}{n}@{'y' * 60}.example.com" for n in range(1000))
     largest = 0
 
@@ -256,8 +256,8 @@ def test_a_refused_sender_ends_it_after_the_first_group() -> None:
     assert b"DATA" not in server.heard
 
 
-def test_data_is_not_said_alone_for_nobody() -> None:
-    """When it would be the only command of its group all is known already."""
+def test_data_is_not_sent_alone_without_recipients() -> None:
+    """All recipients are refused by then, and DATA would be the only command of its group."""
     everybody = tuple(f"{n}@example.com" for n in range(99))
 
     def talk(conversation: Conversation) -> None:
@@ -273,7 +273,7 @@ def test_data_is_not_said_alone_for_nobody() -> None:
 
 
 def test_each_reply_of_a_group_has_as_long_as_any_other() -> None:
-    """A server that looks something up for each recipient needs its time for each."""
+    """A server that looks up each recipient needs that time for each of them."""
 
     def talk(conversation: Conversation) -> None:
         conversation.say("220 localhost")
@@ -294,7 +294,7 @@ def test_each_reply_of_a_group_has_as_long_as_any_other() -> None:
         session.close()
 
 
-# -- a server that is ahead of us -----------------------------------------------------------------------------------
+# -- servers that reply too early -----------------------------------------------------------------------------------
 
 EARLY: list[tuple[str, type[SMTPFailure], int | None]] = [
     ("250 taken", ConnectionLost, None),
@@ -311,7 +311,9 @@ EARLY: list[tuple[str, type[SMTPFailure], int | None]] = [
 def test_what_comes_behind_the_354_is_not_the_reply_to_the_final_dot(
     certificates: Certificates, early: str, kind: type[SMTPFailure], code: int | None, tls: bool
 ) -> None:
-    """A stray 250, in our buffer or in that of TLS and no longer in the socket's, would otherwise lose the mail."""
+    """Otherwise a stray 250 would lose the mail. It may be in our buffer or in that of TLS, and no longer in the
+    socket's.
+    """
     answer = script("250 ok", "250 ok", "250 ok", "354 go on", early)
     context = certificates.server_context() if tls else None
     with (
@@ -330,7 +332,9 @@ def test_what_comes_behind_the_354_is_not_the_reply_to_the_final_dot(
 
 
 def test_what_only_tls_has_is_seen_too(certificates: Certificates) -> None:
-    """What was asked for fills one reading, to the octet, and the rest of its record waits decrypted."""
+    """The expected replies fill one read exactly, to the octet. The rest of the TLS record is already decrypted and
+    waits.
+    """
     rest = "250 ok\r\n250 ok\r\n354 go on\r\n"
     long = "250 " + "x" * (8192 - len(rest) - len("250 \r\n"))
     answer = script("250 ok", long, "250 ok", "354 go on", "250 taken")
@@ -346,7 +350,7 @@ def test_what_only_tls_has_is_seen_too(certificates: Certificates) -> None:
 
 
 def test_what_comes_behind_the_last_reply_ends_the_session() -> None:
-    """And the next mail is not answered by it."""
+    """It is not used as a reply to the next mail."""
 
     def twice(conversation: Conversation) -> None:
         conversation.say("220 localhost")

@@ -1,4 +1,4 @@
-"""Sessions lent and taken back."""
+"""Borrowing and returning sessions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_session_is_lent_again(smtp_server: Serve, pool: Pool) -> None:
 
 
 def test_a_server_that_lets_us_have_no_more_is_not_at_fault(smtp_server: Serve, pool: Pool) -> None:
-    """Who asks for another session waits for one of the others; and for a while no more is asked for."""
+    """A caller that needs another session waits for one of the open ones. For a while, no further session is opened."""
     server = smtp_server()
     relay = relay_to(server)
     done = threading.Event()
@@ -94,7 +94,7 @@ def test_a_server_that_lets_us_have_no_more_is_not_at_fault(smtp_server: Serve, 
         wait_until(lambda: len(server.messages) == 1, what="the first mail")
         server.inject(Fault(verb="CONNECT", reply="421 4.7.0 Too many connections", times=None))
         others = [threads.submit(borrow) for _ in range(2)]
-        wait_until(lambda: pool.most(relay) == 1, what="the server's word")
+        wait_until(lambda: pool.most(relay) == 1, what="the learned limit of sessions")
         done.set()
         assert sorted(one.result(PATIENCE) for one in (first, *others)) == [1, 2, 3]
     assert len([one for one in server.sessions if one.transactions]) == 1
@@ -103,7 +103,7 @@ def test_a_server_that_lets_us_have_no_more_is_not_at_fault(smtp_server: Serve, 
 def test_half_as_many_sessions_are_open_for_a_while_where_a_server_limits_us(
     smtp_server: Serve, pool: Pool, limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At least one; with this relay alone."""
+    """At least one remains. Other relays are not affected."""
     limited.now = replace(LIMITS, size=5)
     relay, other = (relay_to(smtp_server()) for _ in range(2))
     allowed = []
@@ -172,12 +172,12 @@ def test_a_session_that_was_hung_up_on_is_replaced(
 def test_what_is_idle_for_too_long_is_left_without_another_mail(
     smtp_server: Serve, pool: Pool, limited: Limited
 ) -> None:
-    """A worker that has nothing to send keeps no server waiting."""
+    """A worker without mail must not keep a server's connection open."""
     server = smtp_server()
     limited.now = replace(LIMITS, idle=0.2)
     with pool.session(relay_to(server)) as session:
         send(session)
-    wait_until(lambda: not server.sessions[0].is_open, what="its end")
+    wait_until(lambda: not server.sessions[0].is_open, what="the end of the session")
     assert server.sessions[0].verbs[-1] == "QUIT"
     assert repr(pool) == "<Pool idle=0>"
 
@@ -229,7 +229,7 @@ def test_a_server_that_said_no_is_not_asked_again(smtp_server: Serve, pool: Pool
     assert (len(server.sessions), server.failed_auths) == (1, 1)
 
 
-def test_a_silent_server_holds_nobody_up_twice(smtp_server: Serve, pool: Pool) -> None:
+def test_a_silent_server_delays_sending_only_once(smtp_server: Serve, pool: Pool) -> None:
     server = smtp_server(faults=[Fault(verb="CONNECT", hang=True)])
     with pytest.raises(ConnectionLost), pool.session(relay_to(server, timeout=0.3)):
         pass
@@ -242,11 +242,11 @@ def test_tries_come_to_an_end(pool: Pool) -> None:
         pass
 
 
-# Later Pythons warn of forking with threads, which is what is proven to be harmless here.
+# Later Python versions warn about forking with threads. This test proves it harmless here.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("security", ["plain", "starttls"])
 def test_nothing_is_inherited_over_a_fork(smtp_server: Serve, pool: Pool, security: str) -> None:
-    """And nothing of what the child does is seen on the parent's connection."""
+    """The child's actions do not affect the parent's connection either."""
     server = smtp_server(security=security)
     relay = relay_to(server)
     session = lend(pool, relay)
@@ -280,11 +280,11 @@ def test_many_threads_share_the_pool(smtp_server: Serve, pool: Pool) -> None:
     assert len(server.sessions) <= 4
 
 
-# -- how many ---------------------------------------------------------------------------------------------------------
+# -- number of sessions -----------------------------------------------------------------------------------------------
 
 
 def test_no_more_sessions_are_open_than_may_be(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
-    """By the server's count, which takes a moment to notice the end of a session that has said QUIT."""
+    """The server's sessions are counted. It notices the end of a session a moment after QUIT."""
     limited.now = replace(LIMITS, size=3, transactions=4)
     server = smtp_server()
     relay = relay_to(server)
@@ -307,9 +307,7 @@ def test_no_more_sessions_are_open_than_may_be(smtp_server: Serve, pool: Pool, l
     assert 1 < most <= 3
 
 
-def test_who_finds_all_lent_waits_for_the_first_that_comes_back(
-    smtp_server: Serve, pool: Pool, limited: Limited
-) -> None:
+def test_a_thread_waits_for_a_session_when_all_are_lent(smtp_server: Serve, pool: Pool, limited: Limited) -> None:
     limited.now = replace(LIMITS, size=1)
     relay = relay_to(smtp_server())
     got: list[Session] = []
@@ -338,12 +336,12 @@ def test_a_session_that_is_waited_for_is_known(smtp_server: Serve, limited: Limi
     with pool.session(relay):
         waiting = threading.Thread(target=wait_for_it)
         waiting.start()
-        wait_until(lambda: pool.is_awaited(relay), what="one that waits")
+        wait_until(lambda: pool.is_awaited(relay), what="a waiting thread")
     waiting.join()
     assert not pool.is_awaited(relay)
 
 
-def test_who_waits_in_vain_learns_that_it_is_not_the_server(
+def test_a_wait_that_times_out_does_not_blame_the_server(
     smtp_server: Serve, pool: Pool, limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited.now = replace(LIMITS, size=1)
@@ -389,7 +387,7 @@ def test_a_session_that_breaks_takes_no_room(smtp_server: Serve, pool: Pool, lim
     lend(pool, relay)
 
 
-def test_a_fresh_session_makes_an_idle_one_go_where_there_is_no_room(
+def test_a_fresh_session_closes_an_idle_one_when_the_pool_is_full(
     smtp_server: Serve, pool: Pool, limited: Limited
 ) -> None:
     limited.now = replace(LIMITS, size=1)
@@ -402,7 +400,7 @@ def test_a_fresh_session_makes_an_idle_one_go_where_there_is_no_room(
     assert repr(pool) == "<Pool idle=1>"
 
 
-# -- before opening, and the end --------------------------------------------------------------------------------------
+# -- before opening, and closing --------------------------------------------------------------------------------------
 
 
 def test_before_opening_is_asked_for_a_new_connection_and_not_for_an_idle_one(smtp_server: Serve, pool: Pool) -> None:
@@ -415,7 +413,7 @@ def test_before_opening_is_asked_for_a_new_connection_and_not_for_an_idle_one(sm
     assert asked == [0, 1]
 
 
-def test_what_before_opening_raises_goes_through_and_nothing_is_opened(
+def test_an_error_of_before_opening_is_raised_and_no_session_is_opened(
     smtp_server: Serve, pool: Pool, limited: Limited
 ) -> None:
     limited.now = replace(LIMITS, size=1)
@@ -425,7 +423,7 @@ def test_what_before_opening_raises_goes_through_and_nothing_is_opened(
     def refuse() -> None:
         raise LookupError("the circuit breaker is open")
 
-    for _ in range(2):  # nor does it take room
+    for _ in range(2):  # a refused opening occupies no slot
         with pytest.raises(LookupError), pool.session(relay, before_opening=refuse):
             pass
     assert server.sessions == []
@@ -433,7 +431,7 @@ def test_what_before_opening_raises_goes_through_and_nothing_is_opened(
 
 
 def test_others_are_served_while_one_is_being_opened(smtp_server: Serve, pool: Pool) -> None:
-    """What happens outside the lock holds up nobody."""
+    """Work outside the lock does not block other callers."""
     relay, other = relay_to(smtp_server()), relay_to(smtp_server())
     begun, over = threading.Event(), threading.Event()
 
@@ -468,10 +466,13 @@ def test_discarding_says_quit_to_the_sessions_of_one_relay(smtp_server: Serve, p
     assert other.sessions[0].is_open
 
 
-def test_a_server_that_does_not_say_goodbye_holds_up_nobody_for_long(
+def test_a_server_that_does_not_answer_quit_delays_sending_only_briefly(
     smtp_server: Serve, pool: Pool, limited: Limited
 ) -> None:
-    """Thirty sessions with a server that has died are left in the time of one: a third of theirs would be too long."""
+    """Thirty sessions with a dead server are closed in the time of one.
+
+    The test fails at a third of the time that thirty would take one after the other.
+    """
     limited.now = replace(LIMITS, size=30)
     server = smtp_server(security="plain", faults=[Fault(verb="QUIT", hang=True)])
     relay = relay_to(server)

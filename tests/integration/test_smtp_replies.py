@@ -1,4 +1,4 @@
-"""Replies as bytes: slow ones, endless ones, and any at all, at every point of the dialogue."""
+"""Replies as bytes: slow, endless and arbitrary ones, at every point of the dialogue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.scripted import Conversation, ScriptedServer
 
 Point = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "GROUP", "DOT"]
 
-#: Where a reply is due, and the phase of the first command it is due for.
+#: Each point of a reply, with the phase of the first command that it answers.
 POINTS: list[tuple[Point, Phase]] = [
     ("CONNECT", Phase.GREETING),
     ("EHLO", Phase.EHLO),
@@ -33,7 +33,7 @@ POINTS: list[tuple[Point, Phase]] = [
 
 
 def up_to(point: Point, then: Callable[[Conversation], None]) -> Callable[[Conversation], None]:
-    """Answer as usual up to the point, and do something else there."""
+    """Return a script that replies as usual until the point, and calls ``then`` there."""
 
     def script(talk: Conversation) -> None:
         offers = ["250-localhost", *(["250-PIPELINING"] if point == "GROUP" else []), "250 AUTH PLAIN"]
@@ -63,7 +63,7 @@ def up_to(point: Point, then: Callable[[Conversation], None]) -> Callable[[Conve
 
 
 def send(server: ScriptedServer, *, timeout: float) -> Reply:
-    """A whole session with one mail."""
+    """Send one mail in a whole session, and return the reply to the final dot."""
     session = Session.open(relay_to(server, username="user", password="password", timeout=timeout))
     try:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com",))
@@ -81,7 +81,7 @@ def failure(point: Point, then: Callable[[Conversation], None], *, timeout: floa
 
 
 def kind(point: Point) -> type[SMTPFailure]:
-    """What is lost at a point: amid a group the group may be to blame."""
+    """Return the exception for a failure at this point. In a group, the group itself may be the cause."""
     return OutOfStep if point == "GROUP" else ConnectionLost
 
 
@@ -96,7 +96,7 @@ def trickle(start: str, more: str) -> Callable[[Conversation], None]:
     return then
 
 
-#: Where a reply that is never whole is none. That to the final dot is its code.
+#: Points where an incomplete reply counts as none. For the final dot, the code alone counts.
 WHOLE = POINTS[:-1]
 
 
@@ -105,7 +105,7 @@ WHOLE = POINTS[:-1]
 def test_a_reply_that_trickles_has_no_more_time_than_any_other(
     monkeypatch: pytest.MonkeyPatch, point: Point, phase: Phase, start: str, more: str
 ) -> None:
-    """One time for all of a reply: each octet, and each line, would come in time."""
+    """One time limit applies to the whole reply. Each octet, and each line, alone would be in time."""
     patient_but(monkeypatch, point)
     with soon():
         error = failure(point, trickle(start, more), timeout=0.4)
@@ -134,14 +134,14 @@ def test_what_is_no_reply_is_called_so(point: Point, phase: Phase, raw: bytes) -
 @pytest.mark.parametrize(("point", "phase"), WHOLE)
 @pytest.mark.parametrize("raw", HALF)
 def test_half_a_reply_is_none_but_after_the_final_dot(point: Point, phase: Phase, raw: bytes) -> None:
-    """'250' may have been the beginning of '250-'."""
+    """'250' may be the beginning of '250-'."""
     error = failure(point, lambda talk: talk.connection.sendall(raw))
     lost = raw == b"250-a\r\n"
     expected = ConnectionLost if lost else kind(point), phase, "the connection was lost" if lost else MALFORMED, None
     assert (type(error), error.phase, error.detail, error.reply) == expected
 
 
-#: Lines that say what they say by their code alone (RFC 5321 §4.2): no text, no CR, no blank, octets that are no text.
+#: Lines with a meaningful code only (RFC 5321 §4.2): no text, no CR, no space, or octets that are not text.
 BARE = [b"%d\r\n", b"%d \n", b"%dok queued\r\n", b"%d\tok\r\n", b"%d0 a\r\n", b"%d.0.0 ok\r\n", b"%d:\r\n"]
 
 
@@ -160,7 +160,7 @@ def test_a_reply_is_its_code_everywhere(point: Point, line: bytes) -> None:
     said = line.replace(b"%d", code)
 
     def then(talk: Conversation) -> None:
-        if point == "EHLO":  # it has to offer a login, in a line that is continued
+        if point == "EHLO":  # must offer a login, in a continued line
             talk.connection.sendall(b"250-localhost\r\n250-AUTH PLAIN\r\n" + said)
         else:
             talk.connection.sendall(said)
@@ -179,7 +179,7 @@ def test_a_reply_is_its_code_everywhere(point: Point, line: bytes) -> None:
     "raw", [*HALF, b"250", b"250-", b"250 " + b"x" * 100_000, b"250-x\r\n" * 100_000, b"250-a\r\n\xff\r\n"]
 )
 def test_after_the_final_dot_the_code_is_the_reply_whatever_is_lost_of_it(raw: bytes) -> None:
-    """It would be sent again otherwise, as often as it is in doubt; the session is not used any more."""
+    """Otherwise the mail would be sent again each time it is in doubt. The session is not used again."""
 
     def then(talk: Conversation) -> None:
         talk.connection.sendall(raw)
@@ -201,7 +201,7 @@ def test_a_code_that_is_not_finished_in_time_is_the_reply_to_the_final_dot(monke
 
 
 def test_a_reply_is_cut_where_it_is_read() -> None:
-    """Hundreds of refusals, each as long as a server likes, are kept until their mail is done."""
+    """Hundreds of refusals of any length are kept in memory until their mail is finished."""
 
     def then(talk: Conversation) -> None:
         talk.say(*["550-" + "x" * 8000] * 100, "550 no")
@@ -216,7 +216,7 @@ def test_a_reply_is_cut_where_it_is_read() -> None:
     assert (refused.code, len(refused.text)) == (550, LONGEST_TEXT)
 
 
-#: Made of what means something, so that it comes near to being a reply.
+#: Composed of meaningful parts, so that the result is similar to a reply.
 WORDS = [b"220", b"235", b"250", b"334", b"354", b"421", b"550", b"-1", b"5.1.1", b"x" * 9000]
 OFFERS = [b"AUTH", b"AUTH=PLAIN", b"SIZE", b"PIPELINING", b"STARTTLS", b"SMTPUTF8"]
 MARKS = [b"-", b" ", b"\r\n", b"\r", b"\n", b"\xff", b"\0"]
@@ -227,7 +227,7 @@ nearly = st.lists(st.sampled_from([*WORDS, *OFFERS, *MARKS]), max_size=12).map(b
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=nearly | st.binary(max_size=200))
 def test_any_bytes_end_in_a_value_or_a_failure(point: Point, raw: bytes) -> None:
-    """Never in another exception, never in a hang, never with what a database cannot keep."""
+    """No other exception, no hang, and no value that a database cannot store."""
 
     def then(talk: Conversation) -> None:
         talk.connection.sendall(raw)

@@ -1,4 +1,4 @@
-"""The tests' own SMTP server: what a client sees of each fault, and what the server has afterwards."""
+"""The SMTP server of these tests: the client's view of each fault, and the server's records afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def send(
     password: str = "password",
     timeout: float = 5,
 ) -> dict[str, tuple[int, bytes]]:
-    """Send one message with smtplib and give what ``sendmail`` returns."""
+    """Send one message with smtplib and return the result of ``sendmail``."""
     trusted = ssl.create_default_context()
     client = (
         smtplib.SMTP_SSL(server.host, server.port, timeout=timeout, context=trusted)
@@ -99,7 +99,7 @@ def test_login_and_tls_are_required_and_a_catcher_requires_nothing(smtp_server: 
 )
 def test_a_reply_can_be_replaced_at_each_verb(smtp_server: Start, verb: Verb, error: type[Exception]) -> None:
     server = smtp_server(faults=[Fault(verb=verb, reply="454 4.3.0 Not\nnow")])
-    # At EHLO, smtplib says HELO then, which a server that requires STARTTLS refuses.
+    # After a refused EHLO, smtplib sends HELO, which a server that requires STARTTLS refuses.
     shown = {"EHLO": "530"}.get(verb, "454.*Not")
     with pytest.raises(error, match=shown):
         send(server)
@@ -133,7 +133,7 @@ def test_a_message_can_be_accepted_without_a_word(smtp_server: Start, fault: Fau
     server = smtp_server(faults=[fault])
     with pytest.raises(smtplib.SMTPServerDisconnected):
         send(server, timeout=0.5)
-    wait_until(lambda: len(server.messages) == 1, what="the mail, whatever the client has heard of it")
+    wait_until(lambda: len(server.messages) == 1, what="the mail at the server")
 
 
 @pytest.mark.parametrize("verb", ["CONNECT", "MAIL", "CONTENT", "DOT"])
@@ -219,8 +219,8 @@ def test_open_connections_can_be_broken_with_the_server_still_listening(smtp_ser
     wait_until(lambda: not any(session.is_open for session in server.sessions), what="closed sessions")
 
 
-def test_whoever_comes_while_it_stops_is_not_kept_waiting() -> None:
-    """Neither taken in by a server that has ended, nor forgotten by it: the connection is closed."""
+def test_a_client_that_connects_during_the_stop_does_not_wait() -> None:
+    """It is neither accepted by a stopped server nor left waiting: the connection is closed."""
     for _ in range(40):
         with SMTPServer(security="plain", user=None) as server:
             clients = [socket.create_connection((server.host, server.port), timeout=5) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Transactions on a session: what the server has afterwards, and every way in which one can fail."""
+"""Transactions in a session: the server's records afterwards, and every way to fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENVELOPE = Envelope(sender="a@example.com", recipients=("kim@example.com",))
 
 @pytest.fixture(params=["pipelining", "one by one"])
 def serve(smtp_server: Serve, request: pytest.FixtureRequest) -> Serve:
-    """Start a server that takes commands in groups, or one that wants them one by one."""
+    """Start a server that accepts groups of commands, or one that needs them one by one."""
     return functools.partial(smtp_server, pipelining=request.param == "pipelining")
 
 
@@ -63,7 +63,7 @@ def send(
     session.begin(Opening(envelope=envelope, size=len(content), eight_bit=not content.isascii()))
     session.write(content)
     if before_dot is not None:
-        wait_until(before_dot, what="the moment for the final dot")
+        wait_until(before_dot, what="the condition before the final dot")
     return session.finish(timeout=timeout)
 
 
@@ -99,7 +99,7 @@ def test_one_session_carries_many_mails_and_logs_in_once(smtp_server: Serve) -> 
         assert session.transactions == 20
     assert [message.rcpt_tos for message in server.messages] == [(f"kim{n}@example.com",) for n in range(20)]
     assert (len(server.sessions), server.auths) == (1, 1)
-    # Postfix counts RSET and NOOP as junk.
+    # Postfix counts RSET and NOOP as junk commands.
     assert not {"RSET", "NOOP"} & set(server.sessions[0].verbs)
 
 
@@ -132,7 +132,7 @@ def test_refused_recipients_are_reported_and_the_others_get_the_mail(serve: Serv
 
 
 def test_a_reply_to_a_recipient_that_says_neither_is_no_yes(serve: Serve) -> None:
-    """3yz asks for more (RFC 5321 §4.2.1), which there is after DATA alone."""
+    """3yz requests more data (RFC 5321 §4.2.1), which is possible only after DATA."""
     server = serve(faults=[Fault(verb="RCPT", reply="350 Go on", match="lee@")])
     with opened(server) as session:
         envelope = Envelope(sender="a@example.com", recipients=("kim@example.com", "lee@example.com"))
@@ -185,8 +185,10 @@ def test_a_refusal_of_the_content_is_a_reply(smtp_server: Serve, reply: str) -> 
 
 
 def hung_up(session: Session, verb: Verb) -> dict[str, Any]:
-    """What to send, and what to wait for before the final dot: a client that sends it at once cannot know that
-    it is not heard. A small content goes out along with the dot.
+    """Return the content to send, and the condition to wait for before the final dot.
+
+    A client that sends the dot at once cannot notice the hang-up before it. A small content goes in the same write as
+    the dot.
     """
     if verb != "CONTENT":
         return {}
@@ -230,7 +232,7 @@ def test_silence_names_its_phase_and_ends_at_the_timeout(
     with opened(server, timeout=0.3) as session:
         with soon():
             error = failure(session, timeout=0.3)
-        # Amid a group it may be the group that is to blame.
+        # In a group, the group itself may be the cause.
         kind = OutOfStep if server.pipelining and verb in ("MAIL", "RCPT", "DATA") else ConnectionLost
         assert (type(error), error.phase, error.detail) == (kind, phase, SILENT)
         assert session.is_closed
@@ -250,10 +252,10 @@ def test_lost_after_the_final_dot_is_distinguished_from_lost_before_it(smtp_serv
     with opened(server) as session:
         error = failure(session, timeout=0.3)
     assert (type(error), error.phase) == (ConnectionLost, Phase.FINAL_DOT)
-    wait_until(lambda: len(server.messages) == 1, what="the mail, whatever the client has heard of it")
+    wait_until(lambda: len(server.messages) == 1, what="the mail at the server")
 
 
-def test_who_closes_before_the_final_dot_leaves_nothing_behind(smtp_server: Serve) -> None:
+def test_a_session_closed_before_the_final_dot_delivers_no_mail(smtp_server: Serve) -> None:
     server = smtp_server()
     with opened(server) as session:
         session.begin(
@@ -288,7 +290,7 @@ def test_a_small_content_goes_out_with_the_final_dot_in_one_write(
 def test_a_small_content_that_cannot_be_written_is_in_no_doubt(
     smtp_server: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The final dot is at its end, which is not gone then."""
+    """The final dot is at the end of that write, and was not sent."""
 
     def fail(connection: Connection, octets: bytes) -> None:
         raise BrokenPipeError
@@ -311,7 +313,7 @@ def _lost_at_the_end(session: Session) -> ConnectionLost:
 
 
 def test_what_a_signal_raises_leaves_a_doubt(smtp_server: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its handler runs on the main thread, once all octets are gone."""
+    """The signal handler runs on the main thread, after all octets were sent."""
     send = Connection.send
 
     def time_out(connection: Connection, octets: bytes) -> None:
@@ -328,7 +330,7 @@ def test_what_a_signal_raises_leaves_a_doubt(smtp_server: Serve, monkeypatch: py
 
 
 def test_a_server_that_says_no_before_the_end_is_heard(smtp_server: Serve) -> None:
-    """It closes the connection then, and its reason must not be lost with it."""
+    """The server then closes the connection, and its reason must not be lost."""
     server = smtp_server(security="plain", faults=[Fault(verb="CONTENT", reply="552 5.3.4 Too big")])
     with opened(server) as session:
         error = failure(session, content=b"Subject: s\r\n\r\n" + b"x" * 70 + b"\r\n" * 3_000_000)
@@ -336,7 +338,7 @@ def test_a_server_that_says_no_before_the_end_is_heard(smtp_server: Serve) -> No
 
 
 def test_a_slow_line_is_not_a_dead_one() -> None:
-    """The timeout is for each piece that moves on, not for the whole of the content."""
+    """The timeout applies to each piece that makes progress, not to the whole content."""
     content = b"Subject: s\r\n\r\n" + (b"x" * 998 + b"\r\n") * 4000
 
     def script(talk: Conversation) -> None:
@@ -365,10 +367,10 @@ def test_a_slow_line_is_not_a_dead_one() -> None:
     "answers", [{"MAIL": "-1"}, {"RCPT": "SSH-2.0"}, {"DATA": "250 ok"}, {"MAIL": "354 go on"}, {"DOT": "354 go on"}]
 )
 def test_a_server_out_of_step_loses_the_connection(answers: dict[str, str]) -> None:
-    """With replies one behind, RSET would become a line of the content."""
+    """With replies one step behind, RSET would become a line of the content."""
     with ScriptedServer(lambda talk: talk.answer(**answers)) as server, opened(server) as session:
         error = failure(session)
-        assert (type(error), error.detail) == (ConnectionLost, "the server's answer is not SMTP")
+        assert (type(error), error.detail) == (ConnectionLost, "the server's reply is not valid SMTP")
         assert session.is_closed
     assert b"RSET" not in server.heard
 
@@ -486,7 +488,7 @@ def test_content_comes_in_blocks_of_any_size(smtp_server: Serve, security: str) 
 
 
 def test_content_that_cannot_be_read_is_not_the_server_s_fault(smtp_server: Serve) -> None:
-    """An error of the storage goes through as it is, and half a mail is not sent."""
+    """An exception of the storage is raised unchanged, and an incomplete mail is not sent."""
 
     def blocks() -> Iterator[bytes]:
         yield b"Subject: s\r\n\r\n"
@@ -506,7 +508,7 @@ def test_content_that_cannot_be_read_is_not_the_server_s_fault(smtp_server: Serv
 
 @pytest.mark.extra
 def test_a_server_that_stops_reading_is_given_up_after_a_minute() -> None:
-    """Whatever the relay's timeout: less would cut off slow lines."""
+    """This is independent of the relay's timeout, as a shorter limit would cut off slow lines."""
     over = threading.Event()
 
     def script(talk: Conversation) -> None:
@@ -524,5 +526,5 @@ def test_a_server_that_stops_reading_is_given_up_after_a_minute() -> None:
         waited = time.monotonic() - started
         over.set()
     assert (type(error), error.phase, error.detail) == (ConnectionLost, Phase.CONTENT, SILENT)
-    # It was this side that gave up, by its own clock. How much later it ended is up to the machine.
+    # The client gave up, by its own clock. Its delay after that depends on the machine.
     assert waited > 59

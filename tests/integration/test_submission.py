@@ -1,4 +1,4 @@
-"""Submitting: one row in the caller's transaction, one wake-up on commit, once per id and key."""
+"""Submitting: one row in the caller's transaction, one wake-up on commit, and once per id and key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_transaction_that_is_rolled_back_leaves_nothing(task_queue: RecordingT
 
 
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_a_savepoint_that_is_rolled_back_silences_nobody_else(task_queue: RecordingTaskQueue, order: str) -> None:
+def test_a_savepoint_that_is_rolled_back_stops_no_other_wake_up(task_queue: RecordingTaskQueue, order: str) -> None:
     ids = []
     with transaction.atomic():
         if order == "last":
@@ -81,7 +81,7 @@ def test_a_dead_broker_loses_no_mail(task_queue: RecordingTaskQueue, caplog: pyt
     delivery = submitted()
     assert Delivery.objects.get().pk == delivery.pk
     assert "s3cret" not in caplog.text
-    assert "the sweeper will" in caplog.text
+    assert "the sweeper will wake them" in caplog.text
 
 
 @pytest.mark.parametrize("same", ["delivery_id", "idempotency_key"])
@@ -129,7 +129,7 @@ def test_the_same_from_many_threads_is_one_delivery(task_queue: RecordingTaskQue
 
 
 def test_the_same_while_the_first_is_not_committed_waits_for_it(task_queue: RecordingTaskQueue) -> None:
-    """And if the first is rolled back, the second is the first."""
+    """If the first is rolled back, the second is stored instead."""
     inside, go_on = threading.Event(), threading.Event()
     found: list[str] = []
 
@@ -165,7 +165,7 @@ def run(targets: list[Callable[[], None]]) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_a_mail_for_later_wakes_nobody_now(task_queue: RecordingTaskQueue) -> None:
+def test_a_mail_for_later_wakes_no_worker_now(task_queue: RecordingTaskQueue) -> None:
     due = timezone.now() + dt.timedelta(hours=1)
     delivery = submitted(due_at=due)
     assert task_queue.woken == []

@@ -1,4 +1,4 @@
-"""The sweep: it wakes the queues that have mail due which nothing has in hand, and no others."""
+"""The sweep: it wakes exactly the queues with due mail that no worker has claimed."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _task_queue(task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep alone, without what it calls of the packages above."""
+    """The sweep alone, without the callbacks of higher packages."""
     monkeypatch.setattr(sweeper, "_also", [])
     installation.identity()
 
 
 def lost(count: int = 1, *, task_queue: RecordingTaskQueue, **how: Any) -> list[str]:
-    """The ids of deliveries whose wake-up got lost."""
+    """Submit mail and lose its wake-up. Return the ids."""
     ids = [submitted(**how).pk for _ in range(count)]
     task_queue.woken.clear()
     return ids
 
 
 def finished(task_queue: RecordingTaskQueue, **changes: Any) -> str:
-    """The id of a finished delivery whose continuation is due, unless ``changes`` say otherwise."""
+    """Return the id of a finished delivery. Its continuation is due, unless ``changes`` say otherwise."""
     pk = submitted().pk
     pretend(submitted(), status="accepted", next_at=None)
     pretend(Delivery.objects.get(pk=pk), **{"status": "accepted", "next_at": None, "continue_after": ago(1)} | changes)
@@ -91,7 +91,7 @@ def test_queues_that_callers_have_chosen_are_woken(task_queue: RecordingTaskQueu
     [
         pytest.param({"status": "accepted", "next_at": None}, id="finished"),
         pytest.param({"next_at": ago(-24 * 3600)}, id="not due yet"),
-        pytest.param({"batch": "0"}, id="in hand"),
+        pytest.param({"batch": "0"}, id="in progress"),
         pytest.param({"status": "in_doubt", "next_at": None}, id="held"),
     ],
 )
@@ -129,7 +129,7 @@ def test_what_expires_before_it_is_due_comes_to_its_end(task_queue: RecordingTas
 def test_a_damaged_priority_becomes_a_normal_one(
     task_queue: RecordingTaskQueue, priority: str, queue: str, woken: str
 ) -> None:
-    """No claim would ever ask for it."""
+    """No claim would ever find it."""
     delivery = pretend(submitted(priority="high"), priority=priority[:6], queue=queue)
     task_queue.woken.clear()
     assert sweep() == 1
@@ -149,7 +149,7 @@ def test_a_sweep_asks_a_few_questions_however_much_is_due(
 ) -> None:
     for priority in ("normal", "bulk", "high"):
         lost(20, priority=priority, task_queue=task_queue)
-    with django_assert_max_num_queries(2):  # is there any; is it late
+    with django_assert_max_num_queries(2):  # whether there is any; whether it is late
         sweep()
 
 
@@ -184,19 +184,19 @@ def test_concurrent_sweeps_bear_one_another(task_queue: RecordingTaskQueue) -> N
 
 
 def test_without_the_row_of_the_installation_one_is_made(task_queue: RecordingTaskQueue) -> None:
-    """As after a test of the project's own that has emptied the tables."""
+    """For example after a test of the project that has emptied the tables."""
     lost(task_queue=task_queue)
     Installation.objects.all().delete()
     assert sweep() == 1
     assert Installation.objects.count() == 1
 
 
-# -- what is outstanding ----------------------------------------------------------------------------------------------
+# -- outstanding wake-ups ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def celery_queue(task_queue: RecordingTaskQueue) -> Iterator[None]:
-    """Celery's, by which wake-ups that are outstanding count."""
+    """Install Celery's task queue, which takes outstanding wake-ups into account."""
     from email_integration.tasks import mail
 
     install(mail._task_queue)
@@ -217,7 +217,7 @@ def test_a_queue_where_a_dispatcher_stays_is_not_woken(celery_queue: None, valke
 
 
 def test_mail_that_is_late_has_its_queue_woken_whatever_the_cache_says(celery_queue: None, valkey: Valkey) -> None:
-    """A cache in a database, say, that goes by the clock of a host which is ahead."""
+    """For example, a cache in a database may use the clock of a host that is ahead."""
     cache.set(f"email_integration:wake:{installation.identity()}:mail", 1, timeout=600)
     delivery = submitted()
     assert messages(valkey, "mail") == []
@@ -226,7 +226,7 @@ def test_mail_that_is_late_has_its_queue_woken_whatever_the_cache_says(celery_qu
     assert len(messages(valkey, "mail")) == 1
 
 
-# -- what follows -----------------------------------------------------------------------------------------------------
+# -- continuations ----------------------------------------------------------------------------------------------------
 
 
 def test_what_follows_a_finished_mail_is_published_when_its_owner_did_not(task_queue: RecordingTaskQueue) -> None:
@@ -251,7 +251,7 @@ def test_a_broker_that_is_away_leaves_what_follows_for_soon(task_queue: Recordin
     task_queue.broken = ConnectionError()
     task_queue.continue_ = lambda one: tried.append(one.pk) or _raise(task_queue)  # type: ignore[method-assign,func-returns-value]
     sweep()
-    assert len(tried) == continuing._AWAY_AFTER  # not each of them, of which each would wait for the broker
+    assert len(tried) == continuing._AWAY_AFTER  # not for each mail, as each would wait for the broker
     del task_queue.continue_
     task_queue.broken = None
     while len(task_queue.continued) < 8:
@@ -279,11 +279,11 @@ def test_one_that_cannot_be_continued_holds_up_no_other(task_queue: RecordingTas
     assert Delivery.objects.get(pk=ill).continue_after is not None
 
 
-# -- what lies above --------------------------------------------------------------------------------------------------
+# -- callbacks of higher packages -------------------------------------------------------------------------------------
 
 
 def test_a_sweep_calls_what_recovers_first(task_queue: RecordingTaskQueue) -> None:
-    """What it gives back is due, and has its queue woken."""
+    """The mail that it gives back is due, and its queue is woken."""
     (pk,) = lost(task_queue=task_queue)
     Delivery.objects.update(batch="0")
     sweeper.also(lambda: Delivery.objects.filter(pk=pk).update(batch=""))

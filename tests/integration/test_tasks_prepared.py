@@ -1,4 +1,4 @@
-"""Prepared mails in the ledger: called by one, whoever comes at the same time."""
+"""Prepared mails in the ledger: only one caller starts each of them, even if several call at the same time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def prepared() -> Delivery:
 
 
 def seen_by(delivery: Delivery) -> Delivery:
-    """What another worker has read of it."""
+    """Return the row as another worker has read it."""
     return Delivery.objects.get(pk=delivery.pk)
 
 
-def test_nobody_is_tried_until_it_is_called(task_queue: RecordingTaskQueue) -> None:
+def test_a_prepared_mail_is_not_tried_until_it_is_called(task_queue: RecordingTaskQueue) -> None:
     delivery = prepared()
     assert task_queue.woken == []
     assert sweeper.sweep() == 0

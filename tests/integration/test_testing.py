@@ -1,4 +1,4 @@
-"""What ``email_integration.testing`` does for a test suite, by pytest and by ``TestCase``."""
+"""``email_integration.testing`` in test suites, with pytest and with ``TestCase``."""
 
 # ruff: noqa: PT009, PT012, PT027  # half of it as users of unittest write, and exceptions that leave blocks
 
@@ -33,7 +33,7 @@ KIM, LEE = "kim@example.com", "lee@example.com"
 QUEUED = "email_integration.backends.queued.EmailBackend"
 DIRECT = "email_integration.backends.direct.EmailBackend"
 
-#: What the task below was told.
+#: The arguments of the calls to the task below.
 received: list[Any] = []
 
 
@@ -54,7 +54,7 @@ def relay() -> Iterator[FakeRelay]:
 
 
 def configure(**changes: Any) -> SMTPConfig:
-    """An active configuration of a server that no test must ever reach."""
+    """Store and return an active configuration with a server that no test may reach."""
     settings = {"name": "Real", "host": "smtp.example.com", "port": 587, "username": "us", "password": "secret"}
     return SMTPConfig.objects.create(
         **{**settings, "use_tls": True, "from_email": "Hanna <real@example.com>", "is_active": True, **changes}
@@ -65,12 +65,12 @@ def later(hours: float) -> dt.datetime:
     return timezone.now() + dt.timedelta(hours=hours)
 
 
-# -- by TestCase ----------------------------------------------------------------------------------------------------
+# -- with TestCase --------------------------------------------------------------------------------------------------
 
 
 @override_settings(**of_mail())
 class InATestCase(TestCase):
-    """Its transaction is never committed."""
+    """The transaction of this class is never committed."""
 
     @classmethod
     def setUpTestData(cls) -> None:
@@ -157,7 +157,7 @@ class InATestCase(TestCase):
 
 
 class EagerBySetUp(TestCase):
-    """All tests of a class."""
+    """Eager mode for all tests of a class."""
 
     def setUp(self) -> None:
         self.relay = self.enterContext(eager_mail())
@@ -212,12 +212,12 @@ class EagerBySetUp(TestCase):
         self.assertEqual(summary["status"], "accepted")
 
 
-# -- by pytest ------------------------------------------------------------------------------------------------------
+# -- with pytest ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
 def test_without_a_relay_of_ones_own_everything_is_accepted_and_nothing_leaves() -> None:
-    """Not even where a real server is configured."""
+    """Not even with a real server in the active configuration."""
     configure()
     send_email.delay("Hello", "Text", to=[KIM])
     (delivery,) = run_deliveries()
@@ -344,7 +344,7 @@ def test_a_relay_at_fault_is_left_alone_until_time_passes(relay: FakeRelay) -> N
 
 @pytest.mark.django_db
 def test_what_was_sent_can_be_looked_at(relay: FakeRelay, settings: Any) -> None:
-    """Although its content would be gone by then."""
+    """Outside of tests, the content would be deleted by then."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "CONTENT_RETENTION_DAYS": 0}
     send_email.delay("Hello", "Text", to=[KIM])
     run_deliveries()
@@ -448,7 +448,7 @@ def test_mail_captured_in_committed_transactions_stays_off_the_broker(relay: Fak
 
 @pytest.mark.django_db(transaction=True)
 def test_eager_mail_is_sent_before_the_commit(relay: FakeRelay) -> None:
-    """As every task is in Celery's eager mode: the limit that the docs name."""
+    """The same applies to every task in Celery's eager mode. The documentation names this limit."""
     with eager_mail() as same, pytest.raises(ZeroDivisionError), transaction.atomic():
         assert same is relay
         send_email.delay("Hello", "Text", to=[KIM])
@@ -477,7 +477,7 @@ def test_eager_mode_ends_with_the_block(before: bool) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_the_app_goes_back_to_its_own_relay(settings: Any) -> None:
-    """And settings changed meanwhile, by whatever means, are those of whoever changed them."""
+    """Settings that were changed in the meantime, in any way, keep their new values."""
     before = active_relay()
     assert isinstance(before, Nowhere)
     with FakeRelay() as relay:

@@ -1,4 +1,4 @@
-"""A project without USE_TZ: every way to say when, and what people read of it."""
+"""A project without USE_TZ: every way to give a time, and the displayed times."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ZONE = "Asia/Kathmandu"
 
 @pytest.fixture(params=[ZONE, "UTC", "America/New_York"], autouse=True)
 def naive(settings: Any, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Without USE_TZ, in the time zones that are before, at and after UTC."""
+    """Without USE_TZ, in time zones ahead of UTC, at UTC and behind it."""
     use_tz, zone = settings.USE_TZ, settings.TIME_ZONE
     settings.USE_TZ, settings.TIME_ZONE = False, request.param
-    connection.close()  # PostgreSQL's driver is told of USE_TZ when it connects
+    connection.close()  # PostgreSQL's driver gets USE_TZ when it connects
     clock.forget()
     yield
     settings.USE_TZ, settings.TIME_ZONE = use_tz, zone
@@ -42,13 +42,13 @@ def naive(settings: Any, request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def sent(**options: Any) -> Delivery:
-    """The delivery of a mail submitted with these options of ``apply_async``."""
+    """Return the delivery of a mail that was submitted with these options of ``apply_async``."""
     result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **options)
     return Delivery.objects.get(pk=result.id)
 
 
 def is_in_an_hour(moment: dt.datetime) -> bool:
-    """Whether it is what the database takes, an hour from now."""
+    """Return whether the time is of the database's kind, and an hour from now."""
     return timezone.is_naive(moment) and abs(moment - timezone.now() - HOUR) < dt.timedelta(minutes=10)
 
 
@@ -115,7 +115,7 @@ def test_what_leaves_the_process_has_its_offset_or_is_in_utc(
     caplog: pytest.LogCaptureFixture,
     django_capture_on_commit_callbacks: Any,
 ) -> None:
-    """Alerts by web hook and by mail, the log, and the version of a configuration."""
+    """Alerts by webhook and by mail, the log, and the version of a configuration."""
     noon = dt.datetime(2040, 1, 1, 12, tzinfo=dt.UTC)
     stored = timezones.as_stored(noon)
     alert = Alert(kind="in_doubt", text="One", since=stored, ended_at=stored)
@@ -150,7 +150,7 @@ def test_what_is_no_time_is_refused_as_ever(task_queue: RecordingTaskQueue) -> N
 
 def test_people_read_the_time_of_the_project(settings: Any) -> None:
     moment = dt.datetime(2040, 1, 1, 0, 0, tzinfo=dt.UTC)
-    with timezone.override("Pacific/Auckland"):  # which Django does not heed without USE_TZ
+    with timezone.override("Pacific/Auckland"):  # Django ignores it without USE_TZ
         assert timezones.local_time(timezones.as_stored(moment)) == moment
         read = timezones.local_time(timezones.as_stored(moment))
     expected = {ZONE: 5, "UTC": 0, "America/New_York": 19}

@@ -1,4 +1,4 @@
-"""Traces: one of each mail, from its submission to the server's reply, whoever tries it and however often."""
+"""Traces: one per mail, from its submission to the server's reply, over all workers and attempts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Serve = Callable[..., SMTPServer]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SECRETS = ("kim@", "example.com", "tell-nobody", "s3cret")
+SECRETS = ("kim@", "example.com", "kept-secret", "s3cret")
 
 
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
-    """Where all spans of this process go; a process has one provider for ever."""
+    """The exporter of all spans of this process, which can have only one provider."""
     exporter = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -48,7 +48,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture(autouse=True)
 def spans(exporter: InMemorySpanExporter, task_queue: RecordingTaskQueue) -> Iterator[InMemorySpanExporter]:
-    """Spans are made during the test."""
+    """Record spans during the test."""
     exporter.clear()
     before = instrumentation.installed()
     tracing.begin()
@@ -65,11 +65,13 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 
 def test_a_mail_is_one_trace_from_the_caller_to_the_reply(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
-    """It goes on the caller's own; the attempt is below the submission, the session and the dialogue below that."""
+    """The submission is in the caller's trace. The attempt is below the submission; the session and the dialogue are
+    below the attempt.
+    """
     server = smtp_server(security="plain", user=None)
     config_for(server, name="Primary")
     with trace.get_tracer("shop").start_as_current_span("order"):
-        delivery = submitted("kim@example.com", subject="tell-nobody")
+        delivery = submitted("kim@example.com", subject="kept-secret")
     attempt(delivery.pk)
     [order], [submit] = named(spans, "order"), named(spans, "submit normal")
     [deliver] = named(spans, "deliver normal")
@@ -110,8 +112,8 @@ def test_a_mail_is_one_trace_from_the_caller_to_the_reply(smtp_server: Serve, sp
 def test_each_attempt_is_a_span_and_says_what_went_wrong(
     smtp_server: Serve, spans: InMemorySpanExporter, verb: str
 ) -> None:
-    """The second goes over the same session, so that nothing is connected to."""
-    fault = Fault(verb=verb, reply="451 4.3.0 kim@example.com tell-nobody", times=1)
+    """The second attempt uses the same session and opens no connection."""
+    fault = Fault(verb=verb, reply="451 4.3.0 kim@example.com kept-secret", times=1)
     config_for(smtp_server(security="plain", user=None, faults=[fault]))
     delivery = submitted("kim@example.com")
     attempt(delivery.pk)
@@ -131,7 +133,7 @@ def test_each_attempt_is_a_span_and_says_what_went_wrong(
     assert [parent_of(one) for one in named(spans, "connect")] == [first.context.span_id]
 
 
-def test_a_server_that_lets_nobody_in_is_a_connection_that_failed(
+def test_a_server_that_refuses_all_logins_is_a_failed_connection(
     smtp_server: Serve, spans: InMemorySpanExporter
 ) -> None:
     config_for(smtp_server(), password="s3cret")
@@ -149,7 +151,7 @@ def test_a_server_that_lets_nobody_in_is_a_connection_that_failed(
 def test_no_span_says_anything_of_a_mail(smtp_server: Serve, spans: InMemorySpanExporter) -> None:
     fault = Fault(verb="RCPT", reply="550 5.1.1 kim@example.com s3cret", times=1)
     config_for(smtp_server(faults=[fault]))
-    attempt(submitted("kim@example.com", subject="tell-nobody").pk)
+    attempt(submitted("kim@example.com", subject="kept-secret").pk)
     shown = "".join(span.to_json() for span in spans.get_finished_spans())
     assert "deliver normal" in shown
     assert not [secret for secret in SECRETS if secret in shown]
@@ -159,7 +161,7 @@ def test_no_span_says_anything_of_a_mail(smtp_server: Serve, spans: InMemorySpan
 def test_over_a_crew_each_mail_has_its_own(
     smtp_server: Serve, spans: InMemorySpanExporter, settings: Any, sessions: int
 ) -> None:
-    """A trace, an attempt, a transaction; one for each session the connection."""
+    """Each mail has its own trace, attempt and transaction. Each session has one span for its connection."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SESSIONS": sessions}
     server = smtp_server(security="plain", user=None)
     config_for(server)
@@ -182,7 +184,7 @@ def test_threads_do_not_mix_up_their_parts(smtp_server: Serve, spans: InMemorySp
 
 
 def test_another_observer_is_called_too() -> None:
-    """Whoever was there first goes on."""
+    """An observer that was installed earlier is still called."""
     observed: list[str] = []
 
     class Counting(Observer):
@@ -202,7 +204,7 @@ def test_without_the_setting_nothing_is_imported() -> None:
 
 
 def test_without_a_provider_there_is_no_trace_and_no_harm() -> None:
-    """The API alone, as installed by the extra, makes spans of nothing."""
+    """The API alone, as the extra installs it, makes no spans."""
     code = (
         "import django; django.setup()\n"
         "from email_integration import tracing\n"

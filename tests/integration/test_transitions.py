@@ -1,4 +1,4 @@
-"""Every transition of a delivery, and who wins when two want one."""
+"""Every transition of a delivery, and which one wins if two conflict."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stored(delivery: Delivery) -> Delivery:
 
 
 def same(delivery: Delivery) -> bool:
-    """Whether the instance says what the row says."""
+    """Return whether the instance equals its row."""
     row = stored(delivery)
     fields = [field.attname for field in Delivery._meta.concrete_fields if field.attname != "content"]
     return all(getattr(row, name) == getattr(delivery, name) for name in fields)
@@ -85,7 +85,7 @@ def test_of_many_claims_at_once_one_wins() -> None:
     assert Delivery.objects.get().version == 1
 
 
-def test_who_has_not_claimed_it_does_not_move_it() -> None:
+def test_a_transition_without_the_claim_changes_nothing() -> None:
     _batch, delivery = claimed()
     assert not transitions.end(stored(delivery), Status.EXPIRED, Cause.EXPIRED)
     assert not transitions.send_now(stored(delivery))
@@ -152,7 +152,7 @@ def test_recipients_are_settled_one_by_one_over_attempts() -> None:
     no, later = Reply(code=550, enhanced="5.1.1", text="no"), Reply(code=450, enhanced="4.2.0", text="later")
     outcome = Accepted(code=250, accepted=(KIM,), refused={LEE: no, SAM: later})
     delivery = recorded(KIM, LEE, SAM, outcome=outcome, wait=0)
-    assert (delivery.status, delivery.code, delivery.reason) == ("deferred", 450, "1 of 3 recipients were put off")
+    assert (delivery.status, delivery.code, delivery.reason) == ("deferred", 450, "1 of 3 recipients were deferred")
     assert rows.pending(stored(delivery)) == (SAM,)
     batch = claims.claimed(delivery)
     assert claims.record(batch, taken(SAM))
@@ -169,11 +169,11 @@ def test_an_attempt_is_logged_without_address_or_secret() -> None:
     assert "s3cret" not in logged
 
 
-# -- what a record holds besides ------------------------------------------------------------------------------------
+# -- other parts of a record ----------------------------------------------------------------------------------------
 
 
 def test_what_it_was_sent_with_is_pinned_once_a_dot_was_sent() -> None:
-    """A mail in doubt is sent again as it was."""
+    """A mail in doubt is sent again unchanged."""
     batch, delivery = claimed()
     relay = dataclasses.replace(RELAY, version="as saved at noon")
     lost = InDoubt(cause=Cause.IN_DOUBT, reason="lost")
@@ -200,7 +200,7 @@ def test_a_sender_that_the_server_does_not_allow_is_left_open_again() -> None:
     assert (delivery.from_header, delivery.sender) == ("", "")
 
 
-def test_who_is_withheld_is_settled_in_the_same_record() -> None:
+def test_a_withheld_recipient_is_settled_in_the_same_record() -> None:
     batch, delivery = claimed(KIM, LEE)
     change = dataclasses.replace(claims.ended(delivery, taken(KIM)), withheld=(LEE,))
     assert batches.record(batch, [change]).made == [True]
@@ -209,7 +209,7 @@ def test_who_is_withheld_is_settled_in_the_same_record() -> None:
     assert delivery.status == "accepted"
 
 
-# -- who is late ----------------------------------------------------------------------------------------------------
+# -- late results ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_who_is_withheld_is_settled_in_the_same_record() -> None:
         InDoubt(cause=Cause.IN_DOUBT, reason="lost"),
     ],
 )
-def test_who_was_overtaken_changes_nothing(task_queue: RecordingTaskQueue, late: Any) -> None:
+def test_an_overtaken_worker_changes_nothing(task_queue: RecordingTaskQueue, late: Any) -> None:
     slow, delivery = claimed()
     claims.lose(slow)
     pretend(delivery, next_at=ago(1))
@@ -252,8 +252,8 @@ def test_a_late_250_wins_over_whatever_has_happened_since(since: str) -> None:
     assert statuses(slow) == {KIM: "accepted", LEE: "accepted"}
 
 
-def test_a_late_250_for_some_leaves_the_rest_to_whoever_is_sending_it_now() -> None:
-    """Were it due again, a third worker would send it, and nobody had recorded how the second one fared."""
+def test_a_late_250_for_some_leaves_the_rest_to_the_current_sender() -> None:
+    """If it became due again, a third worker would send it before the second worker's result is recorded."""
     batch, slow = claimed(KIM, LEE)
     claims.lose(batch)
     pretend(slow, next_at=ago(1))
@@ -265,7 +265,7 @@ def test_a_late_250_for_some_leaves_the_rest_to_whoever_is_sending_it_now() -> N
     assert (slow.status, slow.batch) == ("deferred", quick.id)
     assert statuses(slow) == {KIM: "accepted", LEE: "pending"}
     assert claims.claim(slow) is None
-    # Who is sending it records on top of that what he has heard.
+    # The worker that is sending it adds its own result to this record.
     assert claims.record(quick, Failed(cause=Cause.REFUSED, code=554, reason="never"))
     assert statuses(slow) == {KIM: "accepted", LEE: "failed"}
     assert (stored(slow).status, stored(slow).batch) == ("accepted", "")
@@ -302,7 +302,7 @@ def test_late_250s_of_two_workers_at_once_are_recorded_once(task_queue: Recordin
     assert DeliveryAttempt.objects.filter(outcome="accepted").count() == 1
 
 
-def test_a_250_for_a_delivery_that_was_deleted_is_nobodys() -> None:
+def test_a_250_for_a_deleted_delivery_is_ignored() -> None:
     batch, _delivery = claimed()
     Delivery.objects.all().delete()
     assert not claims.record(batch)
@@ -310,7 +310,7 @@ def test_a_250_for_a_delivery_that_was_deleted_is_nobodys() -> None:
 
 
 def test_the_attempt_of_a_lost_worker_names_that_worker_and_its_configuration() -> None:
-    """And not whoever finds it out."""
+    """It does not name the worker that discovers the loss."""
     delivery = submitted()
     relay = dataclasses.replace(RELAY, version="as saved at noon")
     claims.lose(claims.claimed(delivery, relay=relay, owner="elsewhere:4711"))
@@ -318,12 +318,12 @@ def test_the_attempt_of_a_lost_worker_names_that_worker_and_its_configuration() 
     assert (found.worker, found.config_version, found.smtp_config) == ("elsewhere:4711", "as saved at noon", "Primary")
     row = stored(delivery)
     assert (row.status, row.cause, row.attempts) == ("deferred", "worker_lost", 1)
-    # It is sent again as it was.
+    # The mail is sent again unchanged.
     assert (row.from_header, row.smtp_config) == ("noreply@example.com", "Primary")
 
 
 class _Unstorable(RecordingTaskQueue):
-    """The database refuses the row of the result: after the delivery was updated, before the commit."""
+    """A task queue whose result row the database refuses, after the update of the delivery and before the commit."""
 
     failures = 1
 
@@ -343,7 +343,7 @@ class _Unstorable(RecordingTaskQueue):
     ],
 )
 def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
-    """The instance must not believe in a version that the database has never seen."""
+    """The instance must not keep a version that was never committed."""
     install(_Unstorable())
     batch, delivery = claimed()
     with pytest.raises(DatabaseError):
@@ -357,7 +357,7 @@ def test_what_was_rolled_back_can_be_recorded_again(outcome: Any) -> None:
 
 
 def test_a_late_250_is_recorded_without_the_key_of_the_content(settings: Any) -> None:
-    """Keys may have been changed meanwhile, and not every process has the new one yet."""
+    """Keys may have changed in the meantime, and some processes may not have the new key yet."""
     batch, slow = claimed()
     claims.lose(batch)
     other = Fernet.generate_key().decode()
@@ -369,7 +369,7 @@ def test_a_late_250_is_recorded_without_the_key_of_the_content(settings: Any) ->
 def test_what_fails_after_the_commit_keeps_nothing_else_from_being_done(
     task_queue: RecordingTaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Results may be kept elsewhere, where the text of a failure may quote the mail."""
+    """Results may be stored elsewhere, and the text of a failure may quote the mail."""
 
     def failing(text: str) -> None:
         raise OSError(f"{text} kim@example.com")
@@ -433,7 +433,7 @@ def test_a_cancellation_and_a_claim_at_once_leave_it_cancelled_or_asked_for() ->
     )
 
 
-# -- what follows ---------------------------------------------------------------------------------------------------
+# -- continuations --------------------------------------------------------------------------------------------------
 
 
 def test_what_follows_is_kept_until_it_was_published(task_queue: RecordingTaskQueue) -> None:
@@ -441,7 +441,7 @@ def test_what_follows_is_kept_until_it_was_published(task_queue: RecordingTaskQu
     task_queue.followed.add(delivery.pk)
     assert claims.record(claims.claimed(delivery))
     assert not stored(delivery).is_settled
-    assert not continuation.take_due(10)  # who recorded it is at it
+    assert not continuation.take_due(10)  # the recording process is still publishing
     pretend(delivery, continue_after=ago(1))
     assert [one.pk for one in continuation.take_due(10)] == [delivery.pk]
     assert not continuation.take_due(10)
@@ -452,7 +452,7 @@ def test_what_follows_is_kept_until_it_was_published(task_queue: RecordingTaskQu
     assert stored(delivery).is_settled
 
 
-def test_what_follows_an_end_that_is_no_workers_is_left_to_a_sweep_now(task_queue: RecordingTaskQueue) -> None:
+def test_an_end_without_a_worker_leaves_the_continuation_to_an_immediate_sweep(task_queue: RecordingTaskQueue) -> None:
     delivery = submitted()
     task_queue.followed.add(delivery.pk)
     assert transitions.cancel(delivery.pk) is not None
@@ -482,7 +482,7 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
     assert claims.record(claims.claimed(done))
     assert retry_now.wake() == 1
     woken = stored(waits)
-    # Asked of the database: this process knows its clock to some microseconds alone.
+    # Compared in the database, whose clock this process knows only to some microseconds.
     assert Delivery.objects.filter(pk=waits.pk, next_at__lte=DatabaseTime()).exists()
     assert woken.version == waits.version
     assert stored(greylisted).due_at > clock.now()
@@ -491,7 +491,7 @@ def test_waking_makes_due_what_waits_for_its_relay_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("use_tz", [True, False])
 def test_a_time_of_the_database_is_found_by_what_was_read_of_it(use_tz: bool, settings: Any) -> None:
-    """Also where times are kept as text."""
+    """This includes databases that store times as text."""
     settings.USE_TZ = use_tz
     delivery = submitted()
     rows = Delivery.objects.filter(pk=delivery.pk)

@@ -1,4 +1,4 @@
-"""``validate_notification_setup``: the configuration in force, and a test mail through its server."""
+"""``validate_notification_setup``: the configuration in use, and a test mail through its server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_the_first_section_reads_exactly_so(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:
-    """With a configuration in the database and a server that takes the mail."""
+    """With a configuration in the database and a server that accepts the mail."""
     settings.ADMINS = [("Admin", "admin@example.com"), ("Other", "other@example.com")]
     server = smtp_server()
     activate(server)
@@ -39,7 +39,7 @@ def test_the_first_section_reads_exactly_so(smtp_server: Callable[..., SMTPServe
 
 
 def test_an_address_given_is_the_one_written_to(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:
-    """Whoever ADMINS are."""
+    """ADMINS do not matter then."""
     settings.ADMINS = [("Admin", "admin@example.com")]
     server = smtp_server()
     activate(server)
@@ -53,7 +53,7 @@ def test_an_address_given_is_the_one_written_to(smtp_server: Callable[..., SMTPS
 def test_without_admins_the_first_superuser_with_an_address_is_written_to(
     smtp_server: Callable[..., SMTPServer], settings: Any
 ) -> None:
-    """Django 6 takes plain addresses in ADMINS; here there are none at all."""
+    """Django 6 accepts plain addresses in ADMINS. At first there are none here."""
     settings.ADMINS = []
     users: Any = get_user_model()
     users.objects.create_superuser("without", "")
@@ -68,8 +68,8 @@ def test_without_admins_the_first_superuser_with_an_address_is_written_to(
     assert "Test email sent successfully to plain@example.com" in validate("--test-email")[1]
 
 
-def test_with_nobody_to_write_to_it_says_how_to_name_one(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:
-    """The connection is tested all the same."""
+def test_without_a_recipient_it_says_how_to_name_one(smtp_server: Callable[..., SMTPServer], settings: Any) -> None:
+    """The connection is tested nevertheless."""
     settings.ADMINS = []
     activate(smtp_server())
 
@@ -77,12 +77,12 @@ def test_with_nobody_to_write_to_it_says_how_to_name_one(smtp_server: Callable[.
 
     assert code == 1
     assert "   ✓ Connected to localhost:" in output
-    assert "   ✗ There is nobody to write to" in output
+    assert "   ✗ The test email has no recipient" in output
     assert "--test-email you@example.com" in output
 
 
 def test_without_a_test_mail_the_connection_alone_is_tested(smtp_server: Callable[..., SMTPServer]) -> None:
-    """Up to and with the login."""
+    """The test ends with the login."""
     server = smtp_server()
     activate(server)
 
@@ -108,7 +108,7 @@ def test_without_a_test_mail_the_connection_alone_is_tested(smtp_server: Callabl
 def test_what_fails_is_a_line_and_exit_code_1(
     smtp_server: Callable[..., SMTPServer], change: dict[str, Any], faults: list[Fault], says: str
 ) -> None:
-    """Whatever the server says or does not say."""
+    """It does not matter what the server replies, or whether it replies."""
     server = smtp_server(faults=faults)
     activate(server, **change)
 
@@ -122,7 +122,7 @@ def test_what_fails_is_a_line_and_exit_code_1(
 def test_a_lost_key_is_reported_by_configuration_and_setting(
     smtp_server: Callable[..., SMTPServer], settings: Any
 ) -> None:
-    """And the ciphertext is not sent as a password."""
+    """The ciphertext is not sent as a password."""
     server = smtp_server()
     activate(server)
     settings.EMAIL_INTEGRATION = {
@@ -141,7 +141,7 @@ def test_a_lost_key_is_reported_by_configuration_and_setting(
 def test_without_an_active_configuration_the_settings_are_tried(
     smtp_server: Callable[..., SMTPServer], settings: Any
 ) -> None:
-    """By the same steps."""
+    """The steps are the same."""
     server = smtp_server()
     name_server(settings, host="localhost", port=server.port, use_tls=True, username="user", password="password")
     settings.DEFAULT_FROM_EMAIL = "noreply@example.com"
@@ -153,16 +153,16 @@ def test_without_an_active_configuration_the_settings_are_tried(
 
 
 def test_with_nowhere_to_go_it_says_where_to_make_one(settings: Any) -> None:
-    """Neither an active configuration nor EMAIL_HOST."""
+    """There is neither an active configuration nor EMAIL_HOST."""
     code, output = validate()
 
     assert code == 1
-    assert "✗ Mail has nowhere to go" in output
+    assert "✗ Mail is held" in output
     assert "SMTP Configurations in the admin" in output
 
 
 def test_a_lost_key_of_another_configuration_is_a_warning(smtp_server: Callable[..., SMTPServer]) -> None:
-    """Before anybody activates it."""
+    """The warning comes before a user activates that configuration."""
     activate(smtp_server())
     activate(smtp_server(), name="Backup", is_active=False)
     with connection.cursor() as cursor:
@@ -170,5 +170,5 @@ def test_a_lost_key_of_another_configuration_is_a_warning(smtp_server: Callable[
 
     _, output = validate()
 
-    assert "   ⚠ The password of “Backup”, which is not active, cannot be opened" in output
-    assert "   ✓ The password of the active configuration can be opened\n" in output
+    assert "   ⚠ The password of “Backup”, which is not active, cannot be decrypted" in output
+    assert "   ✓ The password of the active configuration can be decrypted\n" in output

@@ -1,4 +1,4 @@
-"""``validate_notification_setup``: the storage of large contents, here and at the workers."""
+"""``validate_notification_setup``: the storage of large contents, in this process and in the workers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.django_db
 
 
 def lines(output: str) -> list[str]:
-    """What is said of the storage."""
-    return [line.strip() for line in output.splitlines() if "storage “" in line or "stored here" in line]
+    """Return the lines about the storage."""
+    return [line.strip() for line in output.splitlines() if "storage “" in line or "that this process stores" in line]
 
 
 def files() -> list[str]:
@@ -29,13 +29,13 @@ def files() -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 def test_each_worker_that_does_not_share_the_storage_is_named(stack: Callable[..., Stack], tmp_path: Path) -> None:
-    """Of two workers one does; the probe is gone afterwards."""
+    """One of two workers shares the storage. The test file is removed afterwards."""
     before = files()
     current = stack(beat=False)
     _, output = validate(timeout=2)
     assert lines(output) == [
-        "✓ The storage “email_integration” takes files and gives them back",
-        "✓ The workers see the files that are stored here",
+        "✓ The storage “email_integration” stores files and returns them",
+        "✓ The workers see the files that this process stores",
     ]
 
     current.processes.env["PAYLOAD_DIR"] = str(tmp_path / "elsewhere")
@@ -45,15 +45,15 @@ def test_each_worker_that_does_not_share_the_storage_is_named(stack: Callable[..
     works, blind = lines(output)
     assert works.startswith("✓")
     assert blind.startswith(f"✗ The worker {blind_worker.name}@")
-    assert "does not see the files that are stored here. Have all processes" in blind
+    assert "does not see the files that this process stores. All workers and all processes" in blind
     assert files() == before
 
 
 def test_without_a_worker_it_cannot_be_known() -> None:
-    """The storage itself is tried all the same."""
+    """The storage itself is tested nevertheless."""
     _, output = validate()
-    assert lines(output)[0].startswith("✓ The storage “email_integration” takes files")
-    assert "ℹ Whether workers see them too cannot be told: none answers" in output
+    assert lines(output)[0].startswith("✓ The storage “email_integration” stores files")
+    assert "ℹ No worker answered, so it is not known whether workers see these files" in output
 
 
 def test_without_a_storage_nothing_is_said(settings: Any) -> None:
@@ -74,8 +74,8 @@ class Forgetful(FileSystemStorage):
 @pytest.mark.parametrize(
     ("backend", "says"),
     [
-        (f"{__name__}.Full", "✗ The storage “email_integration” takes no file"),
-        (f"{__name__}.Forgetful", "✗ The storage “email_integration” takes no file"),
+        (f"{__name__}.Full", "✗ The storage “email_integration” does not accept files"),
+        (f"{__name__}.Forgetful", "✗ The storage “email_integration” does not accept files"),
         ("no.such.Storage", "✗ The storage “email_integration” cannot be used (InvalidStorageError)"),
     ],
 )
@@ -89,4 +89,5 @@ def test_a_storage_that_does_not_work_is_reported(backend: str, says: str, setti
 
 def test_a_storage_that_cannot_be_read_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "has_file", lambda name: False)
-    assert lines(validate()[1]) == ["✗ The storage “email_integration” does not give back what it was given. Check it."]
+    says = "✗ The storage “email_integration” does not return a file that it stored. Check the storage."
+    assert lines(validate()[1]) == [says]

@@ -1,4 +1,6 @@
-"""At most half of a worker's processes dispatch: who has a place, and what is done for wake-ups that find none."""
+"""A worker that also serves other tasks uses at most half of its processes as dispatchers: places, and wake-ups without
+a free place.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from tests.relays import config_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: The children of a test, which end with it.
+#: The child processes of a test, which end with it.
 _children: list[children.Child] = []
 
 
@@ -48,7 +50,7 @@ QUEUES = ("mail.high", "mail", "mail.bulk", "newsletter")
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Places:
-    """This process is a worker's, of which one process may dispatch."""
+    """This process belongs to a worker with one dispatcher place."""
     made = Places()
     made.allow(1)
     monkeypatch.setattr(places, "_places", made)
@@ -67,17 +69,17 @@ def woken() -> Iterator[list[str]]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time at which a queue is noted."""
+    """The clock for the times at which queues are noted."""
     now = [1000.0]
     monkeypatch.setattr(places, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
 class Sending:
-    """Stands for dispatchers: says who was sent for, and what happens meanwhile in other processes."""
+    """A substitute for dispatchers: it records the queues, and runs the events of other processes."""
 
     def __init__(self, **meanwhile: Callable[[], object]) -> None:
-        """``meanwhile`` is called once, by the name of the queue without its dot."""
+        """Each value of ``meanwhile`` is called once, for the queue with the name of its key, without the dot."""
         self.queues: list[str] = []
         self._meanwhile = meanwhile
 
@@ -92,7 +94,7 @@ def never(queue: str) -> dict[str, int]:
 
 
 def refused(*queues: str) -> Callable[[], None]:
-    """Wake-ups of these queues are run by another process, which finds no place for them."""
+    """Return a function: another process runs wake-ups of these queues and finds no place for them."""
 
     def run() -> None:
         for queue in queues:
@@ -102,7 +104,7 @@ def refused(*queues: str) -> Callable[[], None]:
 
 
 def received(name: str, processes: int, *queues: str) -> None:
-    """A message comes to a worker of so many processes that serves these queues."""
+    """Simulate a message to a worker with this many processes that serves these queues."""
     app = SimpleNamespace(
         amqp=SimpleNamespace(queues=SimpleNamespace(consume_from=dict.fromkeys(queues))),
         conf=SimpleNamespace(task_default_queue="celery"),
@@ -111,7 +113,7 @@ def received(name: str, processes: int, *queues: str) -> None:
     signals.task_received.send(sender=consumer, request=SimpleNamespace(name=name))
 
 
-# -- how many -------------------------------------------------------------------------------------------------------
+# -- number of places -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_a_queue_that_is_the_default_of_other_tasks_is_not_of_mail_alone(
 
 
 def test_a_worker_counts_before_each_wake_up_that_it_is_sent(worker: Places) -> None:
-    """Both its processes and its queues may change while it runs."""
+    """The worker's processes and queues may both change while it runs."""
 
     def receive(name: str, processes: int, *queues: str) -> int:
         received(name, processes, *queues)
@@ -180,13 +182,13 @@ def test_a_worker_counts_before_each_wake_up_that_it_is_sent(worker: Places) -> 
 def test_a_worker_notes_whether_it_serves_urgent_mail(
     high_queue: str, queue: str, served: str, is_served: bool, worker: Places, settings: Any
 ) -> None:
-    """One of bulk mail alone leaves that to those which are there for it."""
+    """A worker of bulk mail alone leaves urgent mail to other workers."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "HIGH_QUEUE": high_queue, "QUEUE": queue}
     received(names.DISPATCH, 8, *served.split())
     assert places.serves_urgent() is is_served
     assert worker.take("mail.bulk") is not None
     worker.allow(1, serves_urgent=is_served)
-    assert worker.take("mail.bulk") is None  # what is noted is written beside it
+    assert worker.take("mail.bulk") is None  # the noted queues are stored next to it
     assert places.serves_urgent() is is_served
 
 
@@ -209,7 +211,7 @@ def test_a_wake_up_for_bulk_mail_takes_urgent_mail_along_where_the_worker_serves
 
 
 def test_without_a_worker_there_is_no_rule(monkeypatch: pytest.MonkeyPatch, woken: list[str]) -> None:
-    """As for a process of a worker that has said nothing: one that was spawned, and shares no memory."""
+    """The same holds for a spawned worker process, which shares no memory and so has no limit."""
     for none in (None, Places()):
         monkeypatch.setattr(places, "_places", none)
         outer = Sending(mail=lambda: dispatch("mail", Sending()))
@@ -221,7 +223,7 @@ def test_without_a_worker_there_is_no_rule(monkeypatch: pytest.MonkeyPatch, woke
 
 
 def test_no_more_than_the_places_are_taken() -> None:
-    """Also in one process, where several threads dispatch."""
+    """This includes several dispatching threads in one process."""
     worker = Places()
     worker.allow(2)
     first, second = worker.take("mail"), worker.take("mail.bulk")
@@ -250,7 +252,7 @@ def test_processes_share_the_places_and_what_waits(worker: Places, woken: list[s
     other = Child(lambda: dispatch("mail", Sending(mail=stop)))
     other.stopped()
     assert dispatch("mail.high", never) == {}
-    other.kill()  # it was to serve what waits
+    other.kill()  # it would have served the noted queue
     sending = Sending()
     assert dispatch("mail", sending) == {"accepted": 2}
     assert sending.queues == ["mail", "mail.high"]
@@ -273,7 +275,7 @@ def test_a_process_that_goes_on_serves_what_another_one_noted(worker: Places) ->
 
 
 def test_a_killed_process_holds_no_place(worker: Places) -> None:
-    """However it was killed: at its work, or while it had the lock and was writing."""
+    """The kill may happen during its work, or while it holds the lock and writes."""
     Child(lambda: dispatch("mail", Sending(mail=die))).killed()
     assert dispatch("mail", Sending()) == {"accepted": 1}
 
@@ -295,7 +297,7 @@ def test_a_process_that_is_forked_from_one_with_a_place_has_none(worker: Places)
         stop()
         sending = Sending()
         dispatch("mail", sending)
-        assert sending.queues == ["mail"]  # the other one was served by the one that had the place
+        assert sending.queues == ["mail"]  # the process with the place has served the other queue
 
     def fork() -> None:
         Child(take).stopped()
@@ -329,7 +331,7 @@ def test_notes_that_were_not_written_to_their_end_are_none(worker: Places, monke
     def write(memory: Any, *values: Any) -> None:
         written.append(values)
         if len(written) == 2:
-            die()  # the notes are there, and not their length
+            die()  # the notes are written, and their length is not
         head.pack_into(memory, *values)
 
     def take() -> None:
@@ -344,7 +346,7 @@ def test_notes_that_were_not_written_to_their_end_are_none(worker: Places, monke
     assert worker.next([]) == "mail.high"
 
 
-# -- what waits -----------------------------------------------------------------------------------------------------
+# -- noted queues ---------------------------------------------------------------------------------------------------
 
 
 def test_what_waits_is_served_in_turn_the_urgent_first(worker: Places, woken: list[str]) -> None:
@@ -355,14 +357,14 @@ def test_what_waits_is_served_in_turn_the_urgent_first(worker: Places, woken: li
 
 
 def test_a_task_serves_no_queue_twice_and_few_in_all(worker: Places, woken: list[str]) -> None:
-    """The others have their wake-ups published: a worker that ends must not be held up."""
+    """For the other queues, wake-ups are published: a worker that shuts down must not be delayed."""
     sending = Sending(mail=refused("mail", "a", "b", "c", "mail"))
     dispatch("mail", sending)
     assert sending.queues == ["mail", "a", "b"]
     assert woken == ["mail", "c"]
 
 
-def test_an_urgent_queue_is_served_next_whoever_came_before(worker: Places, woken: list[str]) -> None:
+def test_an_urgent_queue_is_served_before_queues_that_came_earlier(worker: Places, woken: list[str]) -> None:
     sending = Sending(mail=refused("a", "b", "c"), b=refused("mail.high"))
     dispatch("mail", sending)
     assert sending.queues == ["mail", "a", "b", "mail.high"]
@@ -370,7 +372,7 @@ def test_an_urgent_queue_is_served_next_whoever_came_before(worker: Places, woke
 
 
 def test_what_has_waited_for_long_goes_before_what_is_urgent(worker: Places, clock: list[float]) -> None:
-    """A flood of urgent mail holds up the rest for a while, and not for good."""
+    """A flood of urgent mail delays other mail for a while, but not forever."""
     place = worker.take("mail")
     assert worker.take("mail.bulk") is None
     clock[0] += 9
@@ -384,7 +386,7 @@ def test_what_has_waited_for_long_goes_before_what_is_urgent(worker: Places, clo
 
 
 def test_a_wake_up_after_the_last_look_is_published_again(worker: Places, woken: list[str]) -> None:
-    """The dispatcher of its own queue has looked for the last time, and has not left yet."""
+    """The dispatcher of the same queue has checked for the last time and has not left yet."""
     dispatch("mail", Sending(mail=refused("mail", "mail", "mail")))
     assert woken == ["mail"]
     sending = Sending()
@@ -419,7 +421,7 @@ def test_a_dispatcher_that_fails_leaves_its_place_and_loses_no_wake_up(worker: P
 
 
 def test_where_no_more_can_be_noted_one_more_dispatches(worker: Places, woken: list[str]) -> None:
-    """A wake-up is never lost."""
+    """No wake-up is lost."""
     many = {f"{number:03}{'x' * 250}" for number in range(300)}
     beside = Sending()
 
@@ -436,7 +438,7 @@ def test_where_no_more_can_be_noted_one_more_dispatches(worker: Places, woken: l
 
 @given(st.data())
 def test_each_wake_up_is_served_or_noted_or_published(data: st.DataObject) -> None:
-    """Whatever the order in which processes take places, go on and leave."""
+    """Processes may take places, continue and leave in any order."""
     worker = Places()
     limit = data.draw(st.integers(1, 3))
     worker.allow(limit)
@@ -470,7 +472,7 @@ def test_each_wake_up_is_served_or_noted_or_published(data: st.DataObject) -> No
 
 
 def test_the_task_keeps_to_it(worker: Places, woken: list[str]) -> None:
-    """And claims nothing meanwhile."""
+    """It claims nothing in that case."""
     assert worker.take("mail.bulk") is not None
     assert dispatch_task("mail") == {}
     assert worker.next([]) == "mail"

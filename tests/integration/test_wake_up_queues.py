@@ -1,4 +1,4 @@
-"""One queue that takes no message: the workers of all others are woken as ever."""
+"""If one queue accepts no messages, the workers of all other queues are still woken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def celery_queue() -> Iterator[CeleryTaskQueue]:
-    """One that knows of no failure."""
+    """Install Celery's task queue without knowledge of earlier failures."""
     before = task_queue.installed()
     fresh = CeleryTaskQueue(tasks.dispatch, tasks.sweep)
     task_queue.install(fresh)
@@ -42,7 +42,7 @@ def celery_queue() -> Iterator[CeleryTaskQueue]:
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CELERY_TASK_CREATE_MISSING_QUEUES is False."""
+    """Set CELERY_TASK_CREATE_MISSING_QUEUES to False."""
     queues = current_app.amqp.queues
     monkeypatch.setattr(queues, "create_missing", False)
     for name in queues.keys() - {"mail", "mail.high", "mail.bulk", "mail.sweep", "celery"}:
@@ -55,23 +55,23 @@ def bulk_is_undeclared(strict: None, settings: Any) -> None:
 
 
 def route_of(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have CELERY_TASK_ROUTES send this task to a queue that is not declared."""
+    """Let CELERY_TASK_ROUTES send this task to an undeclared queue."""
     routes = [lambda name, *_, **__: {"queue": "elsewhere"} if name == task else None]
     monkeypatch.setattr(current_app.amqp.router, "routes", routes)
 
 
 def woken(valkey: Valkey, *queues: str) -> list[str]:
-    """The queues that the wake-ups in these queues name."""
+    """Return the queues that the wake-ups in these queues name."""
     return [one.arguments[0] for queue in queues for one in messages(valkey, queue) if one.task == names.DISPATCH]
 
 
 def breaker_is_open() -> bool:
-    """Whether the circuit breaker of the broker is open: it is not tried for a while."""
+    """Return whether the circuit breaker of the broker is open, so that the broker is not tried for a while."""
     return bool(task_queue.installed()._open_until > time.monotonic())  # type: ignore[attr-defined]
 
 
 def lost(valkey: Valkey) -> None:
-    """Time has passed, and no worker was woken for what was submitted."""
+    """Lose the wake-ups of the submitted mail, and let time pass."""
     valkey.flush()
     wakeups.forget()
 
@@ -108,7 +108,7 @@ def test_many_of_it_are_said_once_in_a_transaction(
 
 
 def test_many_of_it_use_up_no_sweep(bulk_is_undeclared: None, valkey: Valkey) -> None:
-    """They have waited for longer than the others."""
+    """This mail has waited longer than the other mail."""
     with transaction.atomic():
         ill = [submitted(priority="bulk").pk for _ in range(7)]
         submitted()
@@ -119,7 +119,7 @@ def test_many_of_it_use_up_no_sweep(bulk_is_undeclared: None, valkey: Valkey) ->
 
 
 def test_an_own_queue_that_is_gone_uses_up_no_sweep(strict: None, valkey: Valkey) -> None:
-    """Those that callers have chosen come after those of the priorities, by name."""
+    """Queues that callers have chosen come after those of the priorities, sorted by name."""
     with transaction.atomic():
         for queue in ("gone", "mail.high", "vanished"):
             pretend(submitted(), queue=queue)
@@ -147,7 +147,7 @@ def test_a_queue_that_was_declared_when_the_mail_was_taken_and_is_no_more(strict
 
 
 def test_mails_of_many_trees_are_of_one_wake_up(valkey: Valkey) -> None:
-    """Each was called by a task of its own. That is no queue of its own."""
+    """Each mail was called by a different task, which does not make it a different queue."""
     with transaction.atomic():
         for number in range(20):
             options = {"root_id": f"r{number}", "parent_id": f"p{number}"}
@@ -181,7 +181,7 @@ def test_a_queue_that_celery_would_make_is_known(valkey: Valkey) -> None:
 
 
 def test_routing_with_an_exchange_is_kept_whole(valkey: Valkey) -> None:
-    """The wake-up is routed likewise, and names its routing: a dispatcher asks for mail of that."""
+    """The wake-up has the same routing and names it. The dispatcher then claims mail with that routing."""
     options = {"queue": "way", "exchange": "way", "routing_key": "way"}
     result = send_email.apply_async(("Subject", "Text"), {"to": ["kim@example.com"]}, **options)
     kept = '{"exchange": "way", "queue": "way", "routing_key": "way"}'
@@ -209,13 +209,13 @@ def test_a_queue_whose_name_looks_like_routing_options_is_itself(valkey: Valkey)
     assert woken(valkey, '{"queue": "mail"}') == ['{"queue": "{\\"queue\\": \\"mail\\"}"}']
 
 
-# -- what the project has put around publishing ---------------------------------------------------------------------
+# -- code of the project around publishing --------------------------------------------------------------------------
 
 
 def test_what_raises_at_one_message_keeps_no_other_from_being_published(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As tracing and error tracking do that wrap the producer."""
+    """Tracing and error tracking can raise there, as they wrap the producer."""
     publish = Producer.publish
 
     def publishing(self: Producer, body: Any, *given: Any, **how: Any) -> Any:
@@ -255,7 +255,7 @@ def test_a_broker_that_fails_is_not_tried_for_each_queue(
 
 
 def bulk_alone_waits(valkey: Valkey) -> None:
-    """The queue of bulk takes no message: the others are woken, also by the sweep."""
+    """Require that the others are woken while the queue of bulk accepts no messages, also by the sweep."""
     with transaction.atomic():
         submitted(priority="bulk")
         submitted()
@@ -278,7 +278,7 @@ def test_a_key_that_the_broker_does_not_let_us_write_is_of_that_queue(valkey: Va
 
 
 def test_a_key_of_another_type_is_of_that_queue(valkey: Valkey) -> None:
-    """As RabbitMQ's 406: there is something of that name that is no queue."""
+    """Like RabbitMQ's 406: the name is used by an object that is not a queue."""
     with Redis.from_url(valkey.url) as client:
         client.set("mail.bulk", "no list")
         bulk_alone_waits(valkey)
@@ -316,7 +316,7 @@ def test_a_route_to_an_undeclared_queue_is_found(strict: None, settings: Any, mo
 def test_a_route_is_looked_at_even_where_a_setting_names_the_queue(
     strict: None, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
-    """Celery looks for the queue of the route all the same, and publishes nothing."""
+    """Celery still looks up the queue of the route, and publishes nothing."""
     route_of(task, monkeypatch)
     [message] = said()
     assert task in message

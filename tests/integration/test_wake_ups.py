@@ -1,4 +1,4 @@
-"""Wake-ups: when one is published, what silences it, and the order in which a dispatcher leaves."""
+"""Wake-ups: when one is published, when it is suppressed, and the steps in which a dispatcher leaves."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Clock:
-    """Stands for the module ``time``: it passes when a test says so, and when something sleeps."""
+    """A substitute for the module ``time``. Time passes when a test says so, and during a sleep."""
 
     def __init__(self) -> None:
-        #: Exact, so that 20 ms are over after 20 ms.
+        #: Exact, so that 20 ms have passed after 20 ms.
         self.now = Fraction(1000)
-        #: What happens while something sleeps.
+        #: Called in the middle of a sleep.
         self.meanwhile: Callable[[], object] = lambda: None
 
     def monotonic(self) -> Fraction:
@@ -55,7 +55,9 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Clock:
-    """The clock of this process, as far as wake-ups go; the cache's own has no part in it on a busy machine."""
+    """The clock of this process for wake-ups. The cache's own expiry is set so long that a busy machine does not reach
+    it.
+    """
     clock = Clock()
     monkeypatch.setattr(wakeups, "time", clock)
     monkeypatch.setattr(wakeups, "KEPT", 600)
@@ -66,7 +68,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Clock:
 
 
 class Published(RecordingTaskQueue):
-    """Records what is published, by the rule."""
+    """A task queue that records wake-ups, after the real rules for publishing."""
 
     def notify(self, queues: Any, *, message_priority: int | None = None) -> set[str]:
         return wakeups.notify(queues, message_priority=message_priority)
@@ -90,7 +92,9 @@ def is_kept(queue: str = "mail") -> bool:
 
 
 class OtherProcess:
-    """Another process that submits: the same cache and broker, and a clock of its own that knows of no question."""
+    """Another process that submits mail. It shares cache and broker, but has its own record of questions
+    to the cache.
+    """
 
     def __init__(self) -> None:
         self._asked: dict[tuple[str, int | None], float] = {}
@@ -107,7 +111,7 @@ class OtherProcess:
             wakeups._asked.update(ours)
 
 
-# -- the rule -------------------------------------------------------------------------------------------------------
+# -- the rules ------------------------------------------------------------------------------------------------------
 
 
 def test_a_process_is_silent_for_20_ms_after_it_asked(published: Published, clock: Clock) -> None:
@@ -123,7 +127,7 @@ def test_a_process_is_silent_for_20_ms_after_it_asked(published: Published, cloc
 
 
 def test_a_process_that_found_the_key_is_silent_too(published: Published, clock: Clock, monkeypatch: Any) -> None:
-    """Its question counts, and not only what it has published: it need not ask again so soon."""
+    """Its question counts, not only its own wake-ups: it need not ask again so soon."""
     OtherProcess().notify()
     submitted()
     monkeypatch.setattr(RedisCache, "add", None)
@@ -167,7 +171,9 @@ def test_installations_that_share_a_cache_do_not_silence_one_another(published: 
 
 
 def test_the_clock_is_set_before_the_cache_is_asked(published: Published, clock: Clock, monkeypatch: Any) -> None:
-    """The dispatcher's wait covers what is committed within 20 ms of the question, however long the answer takes."""
+    """The dispatcher waits long enough for all mail committed within 20 ms of the question, however long the answer
+    takes.
+    """
     answered: list[Fraction] = []
     add = RedisCache.add
 
@@ -180,7 +186,7 @@ def test_the_clock_is_set_before_the_cache_is_asked(published: Published, clock:
     monkeypatch.setattr(RedisCache, "add", slow)
     wakeups.Stay("mail")
     submitted()
-    submitted()  # longer than 20 ms after the question, though just after the answer
+    submitted()  # more than 20 ms after the question, but just after the answer
     assert len(answered) == 2
 
 
@@ -214,7 +220,7 @@ def test_when_publishing_fails_key_and_clock_are_as_before(published: Published,
 
 
 def test_what_ends_the_process_amid_publishing_leaves_no_key(published: Published) -> None:
-    """So does a limit of time that Celery or gevent raises."""
+    """The same applies to a time limit that Celery or gevent raises."""
     published.broken = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         wakeups.notify(["mail"])
@@ -254,7 +260,7 @@ def test_one_of_several_queues_fails_by_itself(published: Published, clock: Cloc
 
 
 def test_a_broker_that_is_away_deletes_no_key_of_a_dispatcher(published: Published) -> None:
-    """What was not tried keeps what others have put into the cache."""
+    """The keys of queues that were not tried stay in the cache."""
     Stay("mail.high")
     published.broken = ConnectionError()
     wakeups.notify(["mail", "mail.high"])
@@ -270,7 +276,7 @@ def test_without_the_cache_it_goes_by_the_clock_alone(published: Published, cloc
 
 
 def has_answered() -> None:
-    """The cache has answered this process before, so that its connection may have been closed meanwhile."""
+    """Let the cache answer this process once, so that its connection may have been closed since."""
     wakeups._is_set("another queue")
 
 
@@ -278,7 +284,7 @@ def has_answered() -> None:
 def test_a_cache_that_is_away_is_not_asked_by_each(
     published: Published, clock: Clock, monkeypatch: Any, before: bool
 ) -> None:
-    """Each question may take as long as the cache's own limit, and a web request waits for it."""
+    """Each question may take as long as the cache's own timeout, and a web request waits for it."""
     asked: list[int] = []
     if before:
         has_answered()
@@ -309,8 +315,8 @@ def test_a_connection_that_was_cut_is_no_failure_of_the_cache(published: Publish
     assert published.woken == ["mail"]
 
 
-def test_a_key_whose_reply_was_lost_silences_nobody(published: Published, monkeypatch: Any) -> None:
-    """The cache has it, and it was put there by the process that asks again."""
+def test_a_key_whose_reply_was_lost_stops_no_wake_up(published: Published, monkeypatch: Any) -> None:
+    """The key is in the cache, and the process that asks again has set it itself."""
     has_answered()
     add = RedisCache.add
     asked: list[int] = []
@@ -342,10 +348,10 @@ def test_a_cache_that_takes_long_to_fail_is_asked_once(published: Published, clo
 
 
 @pytest.mark.parametrize("backend", ["locmem.LocMemCache", "dummy.DummyCache"])
-def test_a_cache_that_is_not_shared_silences_nobody(
+def test_a_cache_that_is_not_shared_stops_no_wake_up(
     published: Published, clock: Clock, settings: Any, backend: str
 ) -> None:
-    """What a dispatcher deletes is in another process's memory."""
+    """The key that a dispatcher deletes is in another process's memory."""
     settings.CACHES = {"default": {"BACKEND": f"django.core.cache.backends.{backend}"}}
     assert not is_shared(caches["default"])
     for _ in range(3):
@@ -358,10 +364,10 @@ def test_a_cache_that_is_not_shared_silences_nobody(
     assert stay.handed_over()
 
 
-def test_a_cache_that_keeps_nothing_and_does_not_say_so_silences_nobody(
+def test_a_cache_that_silently_stores_nothing_stops_no_wake_up(
     published: Published, clock: Clock, monkeypatch: Any
 ) -> None:
-    """As the database cache when it could not write."""
+    """For example the database cache when a write fails."""
     monkeypatch.setattr(RedisCache, "add", lambda *_, **__: False)
     for _ in range(3):
         submitted()
@@ -370,7 +376,7 @@ def test_a_cache_that_keeps_nothing_and_does_not_say_so_silences_nobody(
 
 
 def test_a_cache_in_a_transaction_is_left_alone(published: Published, clock: Clock, monkeypatch: Any) -> None:
-    """A key in a database would be seen after the commit only, and hold up whoever adds the same."""
+    """A key in a database would be visible only after the commit, and would block others that add the same key."""
     monkeypatch.setattr(wakeups, "databases", lambda cache: ("default",))
     with transaction.atomic():
         wakeups.notify(["mail"])
@@ -400,8 +406,8 @@ def test_a_cache_in_the_database_does(published: Published, clock: Clock, settin
             cursor.execute("DROP TABLE wake_up_cache")
 
 
-def test_an_unknown_installation_silences_nobody(published: Published, clock: Clock, monkeypatch: Any) -> None:
-    """The database has failed just now: the wake-up is published without a key."""
+def test_an_unknown_installation_stops_no_wake_up(published: Published, clock: Clock, monkeypatch: Any) -> None:
+    """The database has just failed: the wake-up is published without a key."""
 
     def fails() -> str:
         raise DatabaseError
@@ -431,7 +437,7 @@ def test_a_transaction_that_is_rolled_back_leaves_no_wake_up_and_no_key(publishe
 
 
 def test_nothing_is_woken_before_the_commit(published: Published) -> None:
-    """A dispatcher would look, find nothing, and leave."""
+    """A dispatcher would search, find nothing, and leave."""
     with transaction.atomic():
         submitted()
         assert (published.woken, is_kept()) == ([], False)
@@ -456,7 +462,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_wake_up_along_and_no_other(pu
 
 
 def test_a_transaction_wakes_each_queue_once(published: Published, clock: Clock) -> None:
-    """Also when it takes longer than a process is silent, and when the broker fails."""
+    """This also holds if it takes longer than a process stays silent, and if the broker fails."""
     with transaction.atomic():
         for number in range(30):
             with transaction.atomic():
@@ -473,7 +479,7 @@ def test_a_transaction_wakes_each_queue_once(published: Published, clock: Clock)
 
 
 def test_what_an_earlier_transaction_left_is_not_woken_for(published: Published) -> None:
-    """Its hooks never ran: the connection was lost."""
+    """Its hooks never ran, because the connection was lost."""
     with transaction.atomic():
         submitted(priority="bulk")
         connection.close()
@@ -494,7 +500,7 @@ def test_a_test_case_that_captures_the_hooks_has_the_queues_woken(published: Pub
 
 
 def test_nothing_of_a_mail_is_held_until_the_commit(published: Published) -> None:
-    """A hundred thousand mails of one transaction are as many hooks, and not their contents."""
+    """A hundred thousand mails in one transaction need as many hooks, but do not keep their contents in memory."""
     import gc
     import weakref
 
@@ -547,7 +553,7 @@ def test_a_dispatcher_that_stays_sets_the_key_each_second(clock: Clock, monkeypa
 
 
 def test_a_dispatcher_leaves_in_one_order(clock: Clock) -> None:
-    """The key is deleted, it waits for as long as any process is silent, and looks."""
+    """It deletes the key, waits as long as any process may stay silent, and searches for mail."""
     did: list[str] = []
     stay = Stay("mail")
     assert is_kept()
@@ -582,8 +588,8 @@ def test_an_error_at_the_last_look_leaves_no_key() -> None:
 
 
 # Interleavings: a mail is committed at each point between the last claim that found nothing and the end of the
-# dispatcher, by a process that has just asked, that has found the key before, or that knows nothing. Either the last
-# look finds it, or another dispatcher is woken. A mail is visible from its commit on; its process asks afterwards.
+# dispatcher. Its process has just asked, has found the key before, or knows nothing. Either the last search finds the
+# mail, or another dispatcher is woken. A mail is visible from its commit on; its process asks afterwards.
 
 
 def unsent() -> list[str]:
@@ -623,23 +629,23 @@ def test_no_mail_is_missed_by_a_dispatcher_that_leaves(
     if point == "after the last look":
         submitted()
     if published.woken:
-        look()  # of the dispatcher that was woken
+        look()  # by the dispatcher that was woken
     assert sent == unsent() != []
     assert stays_on or published.woken
 
 
 def test_a_mail_committed_in_silence_while_the_dispatcher_waits_is_found(published: Published, clock: Clock) -> None:
-    """The process asked before the key was deleted, and is silent when it commits, after that."""
+    """The process asked before the key was deleted. It commits after that and stays silent."""
     stay = Stay("mail")
     wakeups.notify(["mail"])
     clock.passes(0.005)
-    clock.meanwhile = submitted  # 10 ms into the wait, 15 after the question
+    clock.meanwhile = submitted  # 10 ms into the wait, 15 ms after the question
     assert stay.ended(unsent)
     assert published.woken == []
 
 
 def test_without_the_wait_that_mail_would_be_missed(published: Published, clock: Clock, monkeypatch: Any) -> None:
-    """The test above can fail."""
+    """This proves that the test above can fail."""
     stay = Stay("mail")
     wakeups.notify(["mail"])
     monkeypatch.setattr(clock, "sleep", lambda seconds: None)
@@ -650,7 +656,7 @@ def test_without_the_wait_that_mail_would_be_missed(published: Published, clock:
 
 
 def test_a_mail_whose_process_asks_amid_the_wait_wakes_another(published: Published, clock: Clock) -> None:
-    """It found no key. It is found as well, which costs the other a look."""
+    """Its process found no key. The mail is also found, so the other dispatcher searches once without need."""
     stay = Stay("mail")
     clock.meanwhile = submitted
     assert stay.ended(unsent)
@@ -658,7 +664,7 @@ def test_a_mail_whose_process_asks_amid_the_wait_wakes_another(published: Publis
 
 
 def test_of_two_dispatchers_the_last_one_looks_for_both(published: Published, clock: Clock) -> None:
-    """One leaves, the other sets the key anew, and a process finds it: the mail is the other's."""
+    """One leaves, the other sets the key again, and a process finds it: its mail is for the other dispatcher."""
     one, other = Stay("mail"), Stay("mail")
     assert one.ended(unsent) == []
     clock.passes(wakeups.KEPT / 2)
@@ -702,14 +708,14 @@ def test_one_wake_up_to_join_is_outstanding_at_most(published: Published, clock:
     for stay in (busy, other, busy):
         stay.join()
     assert published.woken == ["mail"]
-    wakeups.joined("mail")  # it has come
+    wakeups.joined("mail")  # it has arrived
     other.join()
     busy.join()
     assert published.woken == ["mail", "mail"]
 
 
-def test_who_hands_over_leaves_it_to_a_wake_up_to_join_that_is_outstanding(published: Published) -> None:
-    """So that there are no more wake-ups than dispatchers, and one; however long there is mail."""
+def test_a_handover_publishes_no_wake_up_while_one_to_join_is_outstanding(published: Published) -> None:
+    """So there is at most one wake-up more than dispatchers, however long there is mail."""
     one, other = Stay("mail"), Stay("mail")
     one.join()
     assert one.handed_over()
@@ -734,7 +740,9 @@ def test_a_wake_up_to_join_that_fails_is_not_outstanding(published: Published) -
 
 
 def test_200_processes_wake_a_dispatcher_that_stays_once(published: Published, clock: Clock) -> None:
-    """500 commits a second by all of them, for ten seconds of the test's clock; each in turn, so that all ask."""
+    """Together they commit 500 times a second, for ten seconds of the test's clock. They take turns, so all of them
+    ask.
+    """
     others = [OtherProcess() for _ in range(200)]
     others[0].notify()
     stay = Stay("mail")
@@ -746,7 +754,7 @@ def test_200_processes_wake_a_dispatcher_that_stays_once(published: Published, c
 
 
 def test_without_a_dispatcher_there_is_one_wake_up_for_each_2_seconds(published: Published, clock: Clock) -> None:
-    """All workers are busy with other tasks, so that the key runs out."""
+    """All workers are busy with other tasks, so the key expires."""
     others = [OtherProcess() for _ in range(200)]
     for number in range(5000):
         if number % 1000 == 0:
@@ -757,9 +765,9 @@ def test_without_a_dispatcher_there_is_one_wake_up_for_each_2_seconds(published:
 
 
 def _submit(number: int, ready: Any, counts: Any, processes: int, rate: float, seconds: float) -> None:
-    """Ask as a process that commits mails does, evenly; the processes begin one after the other."""
+    """Notify at even intervals, as a process that commits mails does. The processes start one after the other."""
     wakeups.forget()
-    wakeups._is_set("open")  # a connection to each, as a process has that submits all day
+    wakeups._is_set("open")  # connects to cache and broker, as in a process that submits all day
     task_queue.installed().wake({"warm"})
     ready.wait(PATIENCE)
     pause = processes / rate
@@ -774,10 +782,12 @@ def _submit(number: int, ready: Any, counts: Any, processes: int, rate: float, s
 
 @pytest.mark.parametrize("processes", [8, pytest.param(200, marks=[pytest.mark.extra, pytest.mark.timeout(900)])])
 def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, monkeypatch: Any) -> None:
-    """500 mails a second by all of them, for two seconds, and a dispatcher that stays: one message in the broker."""
+    """Together they submit 500 mails a second, for two seconds, with a dispatcher that stays: one message in the
+    broker.
+    """
     monkeypatch.setattr(wakeups, "time", time)
     monkeypatch.setattr(wakeups, "KEPT", KEPT)
-    # Nothing is given up where 200 processes have two cores.
+    # 200 processes on two cores must not run into the timeout.
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "BROKER_TIMEOUT": PATIENCE}
     seconds, rate = 2.0, 500.0
     context = multiprocessing.get_context("fork")
@@ -789,7 +799,7 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
         began.value = time.monotonic()
 
     def dispatcher() -> None:
-        """It takes the first wake-up, as a worker does, and stays."""
+        """Take the first wake-up, as a worker does, and stay."""
         while not over.is_set() and not messages(valkey, "mail"):
             time.sleep(0.001)
         stay = Stay("mail")
@@ -807,7 +817,7 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
     children = [context.Process(target=_submit, args=(number, *given)) for number in range(processes)]
     for child in children:
         child.start()
-    # In the context of this thread, whose connection to the cache it has.
+    # It runs in the context of this thread, and so has this thread's connection to the cache.
     stays = threading.Thread(target=contextvars.copy_context().run, args=(dispatcher,))
     stays.start()
     ready.wait(PATIENCE)
@@ -820,13 +830,13 @@ def test_wake_ups_do_not_pile_up(valkey: Valkey, processes: int, settings: Any, 
     assert [child.exitcode for child in children] == [0] * processes
     assert {one.task for one in found} == {names.DISPATCH}
     assert sum(counts) >= rate * seconds * 0.9
-    # On a machine that does not let the dispatcher come, or look, for longer than a second the key may run out.
+    # If the machine delays the dispatcher's start or refresh for more than a second, the key may expire.
     assert 1 <= len(found) <= 1 + sum(int(gap) for gap in absent)
 
 
 @pytest.mark.parametrize("interval", [0.5, 5.0, 120.0])
 def test_a_sweep_is_heard_by_a_host_whose_clock_is_ten_minutes_ahead(settings: Any, interval: float) -> None:
-    """Celery compares the clocks of two hosts, and the only worker that is left may be of the one that is ahead."""
+    """Celery compares the clocks of two hosts, and the only worker left may run on the host that is ahead."""
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SWEEP_INTERVAL": interval}
     assert sweep_options()["expires"] > 600
     assert sweep_options()["expires"] >= 12 * interval

@@ -1,4 +1,4 @@
-"""Where Python has no fork(), no poll() and no fcntl, as on Windows: the app is imported, submits and sends."""
+"""On a Python without fork(), poll() and fcntl, as on Windows: the app can be imported, submits and sends."""
 
 from __future__ import annotations
 
@@ -98,6 +98,6 @@ def test_the_app_imports_submits_and_sends(smtp_server: Callable[..., SMTPServer
         "queued": 5,
         "sent": [2],
         "in files": [0, 1],
-        "said": "On Windows no password is read from a file: write env: and a name.",
+        "said": "On Windows, passwords cannot be read from a file. Use an environment variable: env:NAME.",
     }
     assert len(server.messages) == 2

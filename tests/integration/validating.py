@@ -1,4 +1,4 @@
-"""What the tests of validate_notification_setup share."""
+"""Helpers shared by the tests of validate_notification_setup."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def validate(*arguments: str, timeout: float = 0.1) -> tuple[int, str]:
 
 @contextmanager
 def result_backend(address: str) -> Iterator[None]:
-    """Have Celery, which has its backend already, keep results there."""
+    """Let Celery, which already has its backend, store results there."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(current_app.conf, "result_backend", address)
         patched.setitem(current_app.conf, "result_backend_transport_options", {"retry_policy": {"max_retries": 0}})
@@ -44,7 +44,7 @@ def _forget_backend() -> None:
 
 
 def activate(server: SMTPServer, **changes: Any) -> SMTPConfig:
-    """The server as the active configuration."""
+    """Activate and return a configuration of this server."""
     values: dict[str, Any] = {
         "name": "Primary Mail Server",
         "host": "localhost",

@@ -1,1 +1,1 @@
-"""Mail servers that were written elsewhere, as they are: what each does with our mail, on loopback."""
+"""Unmodified mail servers of other projects, tested on loopback with our mail."""

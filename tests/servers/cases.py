@@ -1,4 +1,4 @@
-"""What is tried with each server that has it."""
+"""The cases for each server that supports them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .run import (
 )
 from .server import Kind, Options, Server
 
-#: A server that hangs up at one recipient is told of five.
+#: The recipient at whom a server closes the connection; each of these mails has five.
 HUNG_UP_AT = "u2@example.com"
 
-#: So many mails in so many seconds; a minute of them makes the tests as much longer.
+#: Mails in a period in seconds. A period of a minute makes the tests longer by as much.
 RATE = (20, int(os.environ.get("SERVERS_PERIOD", "10")))
 
 
 def each(number: int, **how: Any) -> Callable[[], list[str]]:
-    """So many mails with a recipient each."""
+    """Return a function that submits ``number`` mails with one recipient each."""
 
     def submit() -> list[str]:
         with transaction.atomic():
@@ -42,12 +42,12 @@ def each(number: int, **how: Any) -> Callable[[], list[str]]:
 
 
 def one(number: int, **how: Any) -> Callable[[], list[str]]:
-    """One mail to so many."""
+    """Return a function that submits one mail to ``number`` recipients."""
     return lambda: [submitted(*(f"u{place}@example.com" for place in range(number)), **how).pk]
 
 
 def with_a_large_one() -> list[str]:
-    """Five small mails, and between them one that is too large."""
+    """Submit five small mails, and one among them that is too large."""
     with transaction.atomic():
         made = [submitted(f"u{place}@example.com").pk for place in range(5)]
         made.insert(2, submitted("large@example.com", body="a line of words\n" * 20_000).pk)
@@ -71,16 +71,16 @@ def _all(server: type[Server]) -> list[Case]:
                 after=60,
                 by_another=by_another,
             )
-            for when, by_another in (("between two", False), ("at any moment", True))
+            for when, by_another in (("between two mails", False), ("while mails are sent", True))
         ),
         Case(
-            name="down",
+            name="server down",
             submit=each(10),
             arrived=10,
             refused=1,
             before=stop,
             fix=resume,
-            says=("Connection refused. Nothing listens",),
+            says=("Connection refused. No program listens",),
         ),
     ]
     for tls in ("STARTTLS", "TLS"):
@@ -96,7 +96,7 @@ def _all(server: type[Server]) -> list[Case]:
                 arrived=10,
                 refused=1,
                 fix=certificate_authority,
-                says=("signed by nobody who is trusted here",),
+                says=("not signed by an authority that this machine trusts",),
             ),
             *(
                 Case(
@@ -132,21 +132,21 @@ def _all(server: type[Server]) -> list[Case]:
         ]
     return [
         *cases,
-        Case(name="10 mails a session", options=Options(mails=10), submit=each(45), arrived=45),
+        Case(name="10 mails per session", options=Options(mails=10), submit=each(45), arrived=45),
         Case(
-            name="1 connection a host",
+            name="1 connection per host",
             options=Options(connections=1),
             submit=each(10),
             arrived=10,
-            # A connection that was closed a moment ago may still be counted.
+            # The server may still count a connection that was just closed.
             refused=3,
             pause=0.5,
             before=hold_connection,
             fix=let_go,
-            says=("421", "The server limits how many connections it takes"),
+            says=("421", "The server limits the number of connections at a time"),
         ),
         Case(
-            name="20 recipients a connection",
+            name="20 recipients per connection",
             options=Options(recipients_of_connection=20),
             submit=each(45),
             arrived=45,
@@ -168,7 +168,7 @@ def _all(server: type[Server]) -> list[Case]:
             pause=2.5,
             says=("Greylisted", "This is greylisting"),
         ),
-        Case(name="25 recipients, 10 a mail", options=Options(recipients=10), submit=one(25), arrived=25, refused=2),
+        Case(name="25 recipients, 10 per mail", options=Options(recipients=10), submit=one(25), arrived=25, refused=2),
         Case(
             name="25 recipients, all refused",
             options=Options(recipients=10, refuses_all=True),
@@ -177,18 +177,18 @@ def _all(server: type[Server]) -> list[Case]:
             refused=2,
         ),
         Case(
-            name="a hang-up at one recipient",
+            name="hangs up at one recipient",
             options=Options(hangs_up_at=HUNG_UP_AT),
             submit=one(5),
             arrived=4,
-            # Where nothing was said of this one it is tried again, after the others.
+            # If the server sends no reply for this recipient, it is tried again, after the others.
             failed=0 if server.hangs_up_silently else 1,
             refused=8 if server.hangs_up_silently else 2,
             says=("The test email to u2@example.com was not sent",),
             test_to=HUNG_UP_AT,
         ),
         Case(
-            name="a mail too large",
+            name="a mail that is too large",
             options=Options(size=100_000),
             submit=with_a_large_one,
             arrived=5,
@@ -199,7 +199,7 @@ def _all(server: type[Server]) -> list[Case]:
 
 
 def cases_of(server: type[Server]) -> list[Case]:
-    """Those with nothing that the server does not know."""
+    """Return the cases that use only options of this server."""
     usual = Options()
     names = [field.name for field in dataclasses.fields(Options)]
     return [

@@ -23,7 +23,7 @@ from .server import Kind, Server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What the module's SERVER is tried with."""
+    """Parametrise the tests with the cases of the module's SERVER."""
     kind: type[Server] = metafunc.module.SERVER
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", cases_of(kind), ids=lambda case: case.name)
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def kinds_of_certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Kind, Certificates]:
-    """Of one authority: a right one, one of another host, and one whose time is over."""
+    """Return certificates of one authority: a valid one, one of another host, and an expired one."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
@@ -66,9 +66,7 @@ def the_server(request: pytest.FixtureRequest, kinds_of_certificates: Mapping[Ki
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Server]:
-    """A server of the kind that the module names as SERVER. Where it cannot be run this is 'not run', or with CI set a
-    failure.
-    """
+    """Yield a server of the module's SERVER. If it cannot run, record 'not run', or fail if CI is set."""
     kind: type[Server] = request.module.SERVER
     reason = kind.missing()
     if reason:
@@ -84,9 +82,9 @@ def server(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Ser
 
 @pytest.fixture(autouse=True)
 def _fresh(fresh_process: None, task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    # Who writes and who reads are one process here: it need not wait for itself at each change.
+    # One process writes and reads here, so it need not wait for its own changes.
     monkeypatch.setattr(generation, "TRUSTED", 0.0)
-    monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor ask again where the machine is busy
+    monkeypatch.setattr(generation, "PROMPT", float("inf"))  # nor check again on a busy machine
     settings.EMAIL_INTEGRATION = {
         **settings.EMAIL_INTEGRATION,
         "RETRY_FIRST": 5.0,

@@ -1,4 +1,4 @@
-"""Twenty-four mails, and how Django's own backend hands each to a server."""
+"""Twenty-four mails, and their submission to a server by Django's own backend."""
 
 from __future__ import annotations
 
@@ -64,15 +64,13 @@ CONTENTS: dict[str, MessageFactory] = {
     "international domains": lambda: message(
         from_email="Jürgen <j@bücher.example>", to=["Müller <m@müller.example>", *TO]
     ),
-    "many recipients": lambda: message(
-        to=[f"Somebody {n} <s{n}@example.com>" for n in range(40)], bcc=["b@example.com"]
-    ),
+    "many recipients": lambda: message(to=[f"Person {n} <s{n}@example.com>" for n in range(40)], bcc=["b@example.com"]),
     "a local part beyond ASCII": lambda: message(to=["jürgen@example.com"]),
 }
 
-#: What a server without SMTPUTF8 cannot be given.
+#: Contents that a server without SMTPUTF8 cannot accept.
 NEEDS_SMTPUTF8 = frozenset({"a local part beyond ASCII"})
-#: Tells the contents apart where they arrive.
+#: The header that identifies the contents at their destination.
 MARK = "X-Content"
 
 
@@ -83,7 +81,7 @@ def made(name: str) -> EmailMessage:
 
 
 def hand_over_by_django(message: EmailMessage, port: int) -> None:
-    """As Django's backend does; what it has no way for goes by ``smtplib``, as the same bytes."""
+    """Send as Django's backend does. Mail that it cannot send goes by ``smtplib``, with the same bytes."""
     if any(not parseaddr(address)[1].partition("@")[0].isascii() for address in message.recipients()):
         content = message.message().as_bytes(linesep="\r\n")
         with smtplib.SMTP(LOOPBACK, port) as client:

@@ -1,4 +1,4 @@
-"""Exim 4, with a few lines of configuration; run by no special user."""
+"""Exim 4, with a few lines of configuration, run without a special user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from .server import NOBODY, PASSWORD, USER, Options, Server, files
+from .server import PASSWORD, UNPRIVILEGED_USER, USER, Options, Server, files
 
 
 class Exim(Server):
@@ -17,15 +17,15 @@ class Exim(Server):
 
     def prepare(self) -> None:
         tree = self.copy_of_installed("usr", "lib")
-        # Exim knows its user by name, which is another one's here.
-        me = os.geteuid() or NOBODY
+        # Exim knows its user by name, and here that name belongs to another user.
+        me = os.geteuid() or UNPRIVILEGED_USER
         (self.folder / "passwd").write_text(f"root:x:0:0::/:/bin/sh\nDebian-exim:x:{me}:{me}::/:/bin/sh\n")
         (self.folder / "group").write_text(f"root:x:0:\nDebian-exim:x:{me}:\n")
         (self.folder / "spool").mkdir()
         self._library = tree / "usr" / "lib" / f"{os.uname().machine}-linux-gnu"
         self._program = tree / "usr" / "sbin" / "exim4"
         if os.geteuid() == 0:
-            os.chown(self.folder / "spool", NOBODY, NOBODY)
+            os.chown(self.folder / "spool", UNPRIVILEGED_USER, UNPRIVILEGED_USER)
 
     def environment(self) -> Mapping[str, str]:
         return {
@@ -38,12 +38,12 @@ class Exim(Server):
     def command(self) -> list[str | Path]:
         run = [self._program, "-C", self.folder / "exim.conf", "-bdf", "-q1s"]
         if os.geteuid() == 0:
-            return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *run]
+            return ["setpriv", f"--reuid={UNPRIVILEGED_USER}", f"--regid={UNPRIVILEGED_USER}", "--clear-groups", *run]
         return run
 
     def is_done(self) -> bool:
-        # A mail is a -H and a -D. It was taken when the -H is written, as the second one, and it is gone with its -D:
-        # Exim removes that first, and never the rest of a mail when it was killed in between.
+        # A mail consists of a -H and a -D file. It is accepted once -H exists, which is written second, and gone
+        # without its -D: Exim removes -D first, and if it was killed in between, never removes the rest.
         names = {path.name for path in files(self.folder / "spool" / "input")}
         return not any(name.endswith("-H") and name.removesuffix("H") + "D" in names for name in names)
 
@@ -73,7 +73,7 @@ class Exim(Server):
             lines += ["smtputf8_advertise_hosts =", "pipelining_advertise_hosts =", "chunking_advertise_hosts ="]
             lines += ["accept_8bitmime = false", "dsn_advertise_hosts ="]
         if options.certificate:
-            certificate, key = self.write_certificates(self.folder, NOBODY)
+            certificate, key = self.write_certificates(self.folder, UNPRIVILEGED_USER)
             lines += [f"tls_certificate = {certificate}", f"tls_privatekey = {key}", "tls_advertise_hosts = *"]
         else:
             lines += ["tls_advertise_hosts ="]

@@ -1,4 +1,4 @@
-"""Haraka 3.3, with its own plugins for TLS, logins and limits, and one of ours that keeps the mail."""
+"""Haraka 3.3, with its own plugins for TLS, logins and limits, and one of ours that stores the mail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Haraka(Server):
         for name in ("config", "plugins", "queue"):
             (self.folder / name).mkdir()
         shutil.copy(Path(__file__).with_name("haraka_plugin.js"), self.folder / "plugins" / "ours.js")
-        # Where it looks for plugins that are packages.
+        # The folder in which it looks for plugins that are packages.
         (self.folder / "node_modules").symlink_to(installing.WHERE / "node" / "node_modules")
 
     def command(self) -> list[str | Path]:
@@ -54,7 +54,7 @@ class Haraka(Server):
             plugins.insert(0, "tls")
             (config / "tls.ini").write_text("key=tls.key\ncert=tls.pem\n")
         (config / "smtp.ini").write_text(f"{smtp}\nnodes=0\n")
-        # As a whole: it does not fill in what is left out.
+        # The whole file, because it does not use defaults for missing values.
         usual = (installing.WHERE / "node/node_modules/Haraka/config/connection.ini").read_text()
         size = f"\nbytes={options.size or 50_000_000}\n"
         (config / "connection.ini").write_text(usual.replace("\nbytes=26214400\n", size))
@@ -76,7 +76,7 @@ class Haraka(Server):
 
 
 def _limits(options: Options) -> str:
-    """The sections of limit.ini."""
+    """Return the sections of limit.ini."""
     text = ""
     if options.connections:
         text += f"[concurrency]\nenabled=true\nmax={options.connections}\n"

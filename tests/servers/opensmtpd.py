@@ -1,7 +1,7 @@
-"""OpenSMTPD, in a tree that is all it sees: its paths cannot be chosen.
+"""OpenSMTPD in a chroot, because its paths cannot be configured.
 
-Debian 12's fails each TLS handshake by itself, so that there it is tested without, and without a login, which it offers
-over TLS alone.
+The version of Debian 12 fails each TLS handshake because of its own fault. There it is tested without TLS, and without
+a login, which it offers only over TLS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class OpenSMTPD(Server):
     installed = "opensmtpd"
     needs_root = True
     smtputf8 = False
-    not_run = {} if _HAS_TLS else {"TLS and logins": "Debian 12's fails each handshake by itself"}
+    not_run = {} if _HAS_TLS else {"TLS and logins": "OpenSMTPD of Debian 12 fails each TLS handshake"}
     unknown = frozenset(
         {
             "recipients_of_connection",
@@ -38,7 +38,7 @@ class OpenSMTPD(Server):
     def prepare(self) -> None:
         self._tree = self.copy_of_installed()
         make_machine(self._tree, {"opensmtpd": 701, "opensmtpq": _OPENSMTPQ})
-        # It reads these before it does anything.
+        # It reads these at its start.
         authorities = self._tree / "etc/ssl/certs/ca-certificates.crt"
         authorities.parent.mkdir(parents=True, exist_ok=True)
         authorities.write_bytes(self.certificates["good"].authority.read_bytes())
@@ -87,7 +87,7 @@ class OpenSMTPD(Server):
 
     def _make_login(self) -> None:
         control = self._tree / "usr/sbin/smtpctl"
-        os.chown(control, 0, _OPENSMTPQ)  # it asks for that, also where it needs it for nothing
+        os.chown(control, 0, _OPENSMTPQ)  # it requires this even where it is not needed
         control.chmod(0o2755)
         command = in_chroot(self._tree, "/usr/sbin/smtpctl", "encrypt", PASSWORD)
         made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""What Postfix asks about each recipient: greylisting, and where it is to hang up (SMTPD_POLICY_README)."""
+"""Postfix's policy server for each recipient: greylisting, and where to close the connection (SMTPD_POLICY_README)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Policy(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def forget(self, *, greylist: int | None = None, hangs_up_at: str | None = None) -> None:
-        """Forget all senders. Put them off for so many seconds, and hang up at this recipient."""
+        """Forget all senders.
+
+        Then defer unknown ones for ``greylist`` seconds, and close the connection at this recipient.
+        """
         self._greylist, self._hangs_up_at = greylist, hangs_up_at
         self._seen: dict[tuple[str, str], float] = {}
 

@@ -1,4 +1,4 @@
-"""Postfix, in a tree that is all it sees, with Cyrus SASL for logging in."""
+"""Postfix in a chroot, with Cyrus SASL for logins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .server import PASSWORD, USER, Options, Server, files, in_chroot, make_mach
 
 _POSTFIX, _POSTDROP = 701, 702
 _SPOOL = "var/spool/postfix"
-#: Each with whether only its own may ask it, its most processes, and its program where it has another name.
+#: Lines of master.cf: service, type, private, unprivileged, chroot, wakeup, most processes, program.
 _SERVICES = """
 cleanup   unix  n - n - 0  cleanup
 qmgr      unix  n - n 300 1 qmgr
@@ -83,6 +83,7 @@ class Postfix(Server):
         self._policy.forget(greylist=options.greylist, hangs_up_at=options.hangs_up_at)
         values = {
             "compatibility_level": "3.6",
+            "default_privs": "unprivileged",
             "myhostname": "localhost",
             "mydestination": "",
             "mynetworks": "127.0.0.0/8",
@@ -100,7 +101,7 @@ class Postfix(Server):
             "queue_run_delay": "1s",
             "minimal_backoff_time": "1s",
             "maximal_backoff_time": "1s",
-            # Without it this machine is an exception from all limits.
+            # By default, Postfix exempts this machine from all limits.
             "smtpd_client_event_limit_exceptions": "",
             "smtpd_relay_restrictions": "permit_mynetworks, reject",
             "smtpd_recipient_restrictions": f"check_policy_service inet:127.0.0.1:{self._policy.port}",
@@ -150,8 +151,9 @@ class Postfix(Server):
 
 
 def _was_taken(path: Path) -> bool:
-    """Whether the file of a mail is whole: its owner may execute it then. What Postfix was ended amid lies there for
-    long.
+    """Return whether the file of a mail is complete: then its owner may execute it.
+
+    If Postfix was ended while writing, an incomplete file stays for a long time.
     """
     try:
         return bool(path.stat().st_mode & stat.S_IXUSR)

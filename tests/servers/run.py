@@ -1,4 +1,4 @@
-"""A case: what a server is told, what is submitted, what goes on meanwhile, and what must come of it."""
+"""A case: the server's options, the submitted mail, the events during sending, and the expected results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .server import PASSWORD, USER, Options, Server
 
 
 class Run:
-    """A case that is being carried out."""
+    """A case that is running."""
 
     def __init__(self, case: Case, server: Server) -> None:
         self.case, self.server = case, server
@@ -48,7 +48,7 @@ class Run:
         return SMTPConfig.objects.create(**{**values, **case.config})
 
     def change(self, **values: Any) -> None:
-        """An administrator changes the configuration."""
+        """Change the configuration, as an administrator does."""
         for name, value in values.items():
             setattr(self.config, name, value)
         self.config.save()
@@ -60,7 +60,7 @@ def nothing(run: Run) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """``refused`` is how many attempts the server refuses at most; the other counts are exact."""
+    """``refused`` is the most attempts that the server refuses. The other counts are exact."""
 
     name: str
     options: Options = dataclasses.field(default_factory=Options)
@@ -68,31 +68,31 @@ class Case:
     arrived: int
     failed: int = 0
     refused: int = 0
-    #: STARTTLS, TLS or ''; and what else the configuration says.
+    #: STARTTLS, TLS or ''; and further values of the configuration.
     tls: str = ""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    #: What is done before all, and once nothing more can be done.
+    #: Runs first, and ``fix`` after no more mail can be sent.
     before: Callable[[Run], None] = nothing
     fix: Callable[[Run], None] = nothing
-    #: What is done as soon as so many were accepted: between two mails, or by another thread while others are sent.
+    #: Runs once ``after`` mails were accepted: between two mails, or in another thread while others are sent.
     amid: Callable[[Run], None] | None = None
     after: int = 0
     by_another: bool = False
-    #: What ``validate_notification_setup --test-email`` says before it is fixed.
+    #: Expected output of ``validate_notification_setup --test-email`` before the fix.
     says: tuple[str, ...] = ()
     test_to: str = "test@example.com"
-    #: Seconds that the server counts by itself between two rounds.
+    #: Seconds of the server's own clock between two rounds.
     pause: float = 0
-    #: Whether all times are real ones.
+    #: Whether all times are real.
     real: bool = False
     rounds: int = 6
 
 
-# -- what goes on ---------------------------------------------------------------------------------------------------
+# -- events ---------------------------------------------------------------------------------------------------------
 
 
 def hold_connection(run: Run) -> None:
-    """Another client of this machine has all the connections that there may be."""
+    """Open all connections that the server allows, as another client on this machine."""
 
     def another() -> bool:
         try:
@@ -101,10 +101,10 @@ def hold_connection(run: Run) -> None:
             return False
         return True
 
-    # The connection that found out whether the server listens may still be counted, or not yet.
+    # The server may still count the connection that tested whether it listens.
     wait_until(another, what=f"a connection to {run.server.name}")
     while another():
-        assert len(run.held) < 10, "there is no limit"
+        assert len(run.held) < 10, "the server has no limit of connections"
 
 
 def let_go(run: Run) -> None:
@@ -138,11 +138,11 @@ def restart(run: Run) -> None:
     run.server.restart()
 
 
-# -- the way of the mails -------------------------------------------------------------------------------------------
+# -- sending --------------------------------------------------------------------------------------------------------
 
 
 def work_off() -> None:
-    """Send all that is due, and what is due at once after that, as a worker does."""
+    """Send all due mail, and mail that becomes due immediately afterwards, as a worker does."""
     for priority in Priority.values:
         send_due(priority)
 
@@ -152,7 +152,7 @@ def unfinished() -> Any:
 
 
 def let_time_pass(seconds: float) -> None:
-    """What waits is due now; so many seconds of it are real."""
+    """Make all waiting mail due, and let ``seconds`` really pass."""
     pool.close()
     time.sleep(seconds)
     now = timezone.now()
@@ -161,10 +161,10 @@ def let_time_pass(seconds: float) -> None:
 
 
 def wait_for_the_next(deadline: float) -> None:
-    """Until the next one is due, by the clock; one that waits for its relay is when that may be tried, as sweeps do."""
+    """Wait until the next mail is due by the clock. Mail that waits for its relay is due when a probe is."""
     times = [*unfinished().values_list("due_at", flat=True), *CircuitBreaker.objects.values_list("probe_at", flat=True)]
     seconds = max((min(times) - timezone.now()).total_seconds(), 0.05)
-    assert time.monotonic() + seconds < deadline, "it takes too long"
+    assert time.monotonic() + seconds < deadline, "the mails are not finished in time"
     time.sleep(seconds)
     if breaker.due():
         retry_now.wake_one()

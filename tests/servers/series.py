@@ -1,4 +1,4 @@
-"""How a case is carried out with a server, and what is counted."""
+"""Run a case with a server, and count the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .server import Options, Server, without_trace
 
 @dataclasses.dataclass(kw_only=True)
 class Counts:
-    """What came of it, counted in recipients, and in attempts that the server refused."""
+    """The results, counted in recipients, and the number of attempts that the server refused."""
 
     submitted: int
     arrived: int
@@ -36,16 +36,16 @@ class Counts:
     failed: int
     refused: int
     seconds: float
-    #: More to say in the row.
+    #: A note in the row.
     note: str = ""
 
 
-#: What the command says of a test email that the server took.
+#: The command's output for an accepted test mail.
 _SENT = "Test email sent successfully"
 
 
 def carry_out(case: Case, server: Server, row: Callable[[Counts], None]) -> None:
-    """Submit, have all tried that is due as time passes, and check what has arrived."""
+    """Submit, send due mail while time passes, and check the arrived mail."""
     server.start(case.options)
     server.forget()
     run = Run(case, server)
@@ -74,7 +74,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Counts], None]) -> None
     pool.close()
     counts = _count(server, started)
     if not (case.says or case.options.rate):
-        # Where the limit is one that a single mail does not reach, or there is none.
+        # If a single mail does not reach the limit, or there is none.
         assert _SENT in validate("--test-email", case.test_to)[1]
     if case.options.rate:
         counts.note = f" ({_rate(case.options.rate[1]):.1f} were taken)"
@@ -83,7 +83,7 @@ def carry_out(case: Case, server: Server, row: Callable[[Counts], None]) -> None
 
 
 class Amid:
-    """What a case does as soon as so many mails were accepted, in a context in which they are sent."""
+    """A context for sending that runs the case's action once a number of mails were accepted."""
 
     def __init__(self, case: Case, run: Run) -> None:
         self._case, self._run = case, run
@@ -102,7 +102,7 @@ class Amid:
         delivery_accepted.disconnect(self._count)
 
     def check(self) -> None:
-        """It was done, and went well."""
+        """Require that the action ran without an error."""
         if self._case.amid is not None:
             assert self._begun.is_set()
             self._thread.join(PATIENCE)
@@ -140,7 +140,7 @@ def _count(server: Server, started: float) -> Counts:
 
 
 def _rate(seconds: int) -> float:
-    """How many mails the server took in so many seconds, on average."""
+    """Return how many mails the server accepted in ``seconds`` seconds, on average."""
     times = DeliveryAttempt.objects.filter(outcome="accepted").order_by("finished_at")
     taken = list(times.values_list("finished_at", flat=True))
     return len(taken) * seconds / max((taken[-1] - taken[0]).total_seconds(), 0.1)
@@ -162,7 +162,7 @@ def _check(case: Case, counts: Counts) -> None:
 
 
 def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[Counts], None]) -> None:
-    """Hand over the contents as Django does and as we do, and compare what the server passes on."""
+    """Send the contents as Django does and as we do, and compare the mail that the server relays."""
     options = Options(extensions=extensions)
     if server.options != options or not server.is_running:
         server.start(options)
@@ -189,7 +189,7 @@ def compare(server: Server, *, extensions: bool, in_bulk: bool, row: Callable[[C
             attempt(pk)
     pool.close()
     arrived = _passed_on(server, names)
-    # Each mail has the Message-ID of the others here, so that they are counted by their marks.
+    # Here all mails have the same Message-IDs, so they are counted by their marks.
     counts = Counts(
         submitted=len(ids),
         arrived=len(arrived),
@@ -211,12 +211,12 @@ def _mark(name: str) -> str:
 
 
 def _passed_on(server: Server, names: list[str]) -> dict[str, Any]:
-    """Sender, recipients and contents of each mark."""
+    """Return sender, recipients and content of each mark."""
 
     def all_of_them() -> bool:
         return server.is_done() and len({message.parsed[MARK] for message in server.messages()}) >= len(names)
 
-    wait_until(all_of_them, what=f"{len(names)} contents behind {server.name}", seconds=60)
+    wait_until(all_of_them, what=f"{len(names)} contents relayed by {server.name}", seconds=60)
     found: dict[str, Any] = {}
     for message in server.messages():
         sender, recipients, contents = found.setdefault(message.parsed[MARK], (set(), [], set()))
@@ -227,7 +227,7 @@ def _passed_on(server: Server, names: list[str]) -> dict[str, Any]:
 
 
 def row_of(server: type[Server], place: int, name: str, record_property: Any) -> Callable[[Counts], None]:
-    """Prints a row of the table."""
+    """Return a function that prints a row of the table."""
 
     def print_row(counts: Counts) -> None:
         values = dataclasses.asdict(counts)

@@ -1,4 +1,4 @@
-"""What all the servers have in common: a folder, a start and an end, and where the mail goes that they take."""
+"""The common part of all servers: a folder, start and end, and the destination of accepted mail."""
 
 from __future__ import annotations
 
@@ -21,61 +21,62 @@ from email_integration.smtpd import Message, SMTPServer
 
 from . import installing
 
-#: Who runs what must not be root; Debian has it on every machine.
-NOBODY = 65534
+#: The user of programs that must not be root; it exists on every Debian machine.
+UNPRIVILEGED_USER = 65534
 Kind = Literal["good", "wrong name", "expired"]
 USER, PASSWORD = "user", "correct horse"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a server is to offer and to limit. Not every server has each of these."""
+    """The capabilities and limits of a server. Not every server supports all of these."""
 
-    #: Whether it offers what it can, or as little as it can be told to.
+    #: Whether it offers all its extensions, or as few as can be configured.
     extensions: bool = True
-    #: The kind of its certificate, with which it has STARTTLS, and a second port with TLS from the start; '' for none.
+    #: The kind of its certificate, for STARTTLS and for a second port with TLS from the start; '' for no TLS.
     certificate: Kind | Literal[""] = ""
-    #: Whether one must log in.
+    #: Whether it requires a login.
     login: bool = False
-    #: Mails of one session, and how many connections at once.
+    #: The most mails of one session, and the most connections at the same time.
     mails: int | None = None
     connections: int | None = None
-    #: Mails in a period, in seconds.
+    #: The most mails in a period, in seconds.
     rate: tuple[int, int] | None = None
-    #: Seconds for which an unknown sender is put off.
+    #: Seconds for which an unknown sender is deferred.
     greylist: int | None = None
-    #: Recipients of one mail, or of one connection, and whether all are refused where there are more.
+    #: The most recipients of one mail, or of one connection, and whether all are refused if there are more.
     recipients: int | None = None
     refuses_all: bool = False
     recipients_of_connection: int | None = None
-    #: At whom the connection is ended.
+    #: The recipient at which it closes the connection.
     hangs_up_at: str | None = None
     #: Octets of the largest mail.
     size: int | None = None
 
 
 class Server:
-    """A server of one kind. A subclass writes its configuration and says how it is started.
+    """A server of one kind. A subclass writes its configuration and its start command.
 
-    What it takes is passed on to ``sink``, a server of ours, or lies in the folder ``kept`` as ``deliver`` wrote it.
+    It relays accepted mail to ``sink``, a server of ours, or stores it in the folder ``kept`` in the format of
+    ``deliver``.
     """
 
     name: ClassVar[str]
     #: The name in ``installing``.
     installed: ClassVar[str]
-    #: Whether it cannot be run by others.
+    #: Whether it can only be run by root.
     needs_root: ClassVar[bool] = False
-    #: Which fields of ``Options`` it does not know.
+    #: The fields of ``Options`` that it does not support.
     unknown: ClassVar[frozenset[str]] = frozenset()
-    #: What is not tried with it though it has it, and why.
+    #: Supported options that are not tested with it, and the reasons.
     not_run: ClassVar[Mapping[str, str]] = {}
-    #: Whether it takes addresses beyond ASCII (RFC 6531).
+    #: Whether it accepts addresses beyond ASCII (RFC 6531).
     smtputf8: ClassVar[bool] = True
-    #: Whether it hangs up without having refused the recipient.
+    #: Whether it closes the connection without refusing the recipient.
     hangs_up_silently: ClassVar[bool] = False
-    #: Where it writes what it does, below its folder.
+    #: Its log files, below its folder.
     logs: ClassVar[tuple[str, ...]] = ()
-    #: Whether it lets its mail go to ``sink``.
+    #: Whether it relays its mail to ``sink``.
     relays: ClassVar[bool] = True
 
     def __init__(self, certificates: Mapping[Kind, Certificates] | None = None) -> None:
@@ -93,41 +94,41 @@ class Server:
 
     @classmethod
     def missing(cls) -> str:
-        """Why it cannot be run here; '' if it can."""
+        """Return why it cannot be run here, or ''."""
         if cls.needs_root and os.geteuid():
             return "it can be run by root alone"
         return installing.missing(cls.installed)
 
-    # -- what a kind of server says of itself ------------------------------------------------------------------
+    # -- defined by a kind of server ---------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make what it needs once."""
+        """Prepare its files once."""
 
     def configure(self, options: Options) -> None:
         """Write its configuration."""
         raise NotImplementedError
 
     def command(self) -> list[str | Path]:
-        """What starts it, in the foreground."""
+        """Return the command that starts it in the foreground."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
         return {}
 
     def is_done(self) -> bool:
-        """Whether nothing waits in it that it has taken."""
+        """Return whether it has relayed all accepted mail."""
         return True
 
     # -- starting and ending -----------------------------------------------------------------------------------
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """Return its log so far."""
         written = [path for pattern in ("*.log", *self.logs) for path in sorted(self.folder.glob(pattern))]
         return "\n".join(path.read_text(errors="replace") for path in written)
 
     def start(self, options: Options) -> None:
-        """Start it with these options; ends it before if it runs."""
+        """Start it with these options. If it is running, end it first."""
         self.stop()
         if self._starts == 0:
             self.prepare()
@@ -137,15 +138,15 @@ class Server:
         self.resume()
 
     def resume(self) -> None:
-        """Start it as it was."""
+        """Start it again with the same options."""
         self._starts += 1
         log = self.folder / f"{self._starts:03}.log"
         self._process = Process(self.name, self.command(), log=log, env=self.environment(), cwd=self.folder)
         ports = [self.port, *([self.tls_port] if self.options.certificate else [])]
-        wait_until(lambda: self._listens(ports), what=f"{self.name} listens")
+        wait_until(lambda: self._listens(ports), what=f"{self.name} listening")
 
     def stop(self) -> None:
-        """End it and all its children, with whatever they are at."""
+        """Kill it and all its children, even in the middle of their work."""
         if self._process is not None:
             self._process.end(seconds=1)
             self._process = None
@@ -165,7 +166,7 @@ class Server:
         try:
             for port in ports:
                 with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
-                    # One that has just begun may take a connection and end.
+                    # A server that has just started may accept a connection and end.
                     if port == self.port and connection.recv(3) != b"220":
                         return False
         except OSError:
@@ -184,7 +185,7 @@ class Server:
     # -- for a subclass ----------------------------------------------------------------------------------------
 
     def copy_of_installed(self, *parts: str) -> Path:
-        """A copy of what was unpacked, which every user can enter; of these parts, or of all."""
+        """Return a copy of the unpacked files that every user can enter: of these parts, or of all."""
         tree = self.folder / "tree"
         for part in parts or ("",):
             shutil.copytree(installing.WHERE / self.installed / part, tree / part, symlinks=True, dirs_exist_ok=True)
@@ -192,7 +193,7 @@ class Server:
         return tree
 
     def write_certificates(self, folder: Path, owner: int | None = None) -> tuple[Path, Path]:
-        """Copies of the certificate and of its key, readable by a user alone."""
+        """Write copies of the certificate and its key, readable only by a user. Returns their paths."""
         assert self.options.certificate
         chosen = self.certificates[self.options.certificate]
         made = folder / "tls.pem", folder / "tls.key"
@@ -203,25 +204,25 @@ class Server:
                 os.chown(target, owner, owner)
         return made
 
-    # -- what has arrived --------------------------------------------------------------------------------------
+    # -- arrived mail ------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Count anew."""
+        """Reset the counts."""
         self.sink.messages.clear()
         for path in self.kept.iterdir():
             path.unlink()
 
     def messages(self) -> list[Message]:
-        """What it has taken, as it has passed it on."""
+        """Return the accepted mail, as relayed."""
         if self.relays:
             return list(self.sink.messages)
         return [_kept(path) for path in sorted(self.kept.glob("*.mail"))]
 
     def arrived(self) -> Counter[tuple[str, str]]:
-        """How often it took each mail for each recipient, by address and Message-ID.
+        """Return how often it accepted each mail for each recipient, by address and Message-ID.
 
-        By its own trace of the mail: what it may have passed on twice itself, because it was ended amid that, it took
-        once.
+        The server's own trace headers identify an acceptance. If the server relayed a mail twice itself, because it was
+        ended while relaying, the mail counts once.
         """
         seen = {
             (address, message.message_id, _trace(message.content) if self.relays else str(number))
@@ -231,16 +232,19 @@ class Server:
         return Counter((address, message_id) for address, message_id, _ in seen)
 
     def wait_for(self, recipients: int) -> None:
-        """Wait until it has passed on all that it has taken, so many different ones at least."""
+        """Wait until it has relayed all accepted mail.
+
+        ``recipients`` is the least number of different pairs of mail and recipient.
+        """
         wait_until(
             lambda: len(self.arrived()) >= recipients and self.is_done(),
-            what=f"{recipients} mails behind {self.name}, all of them passed on",
+            what=f"{recipients} mails behind {self.name}, all relayed",
             seconds=60,
         )
 
 
 def _kept(path: Path) -> Message:
-    """A mail that a server has written: the envelope in a line of JSON, and the content."""
+    """Return a mail that a server has stored: the envelope in a line of JSON, and the content."""
     envelope, _, content = path.read_bytes().partition(b"\n")
     values = json.loads(envelope)
     return Message(mail_from=values["from"], rcpt_tos=tuple(values["to"]), content=content, session=0, received_at=0)
@@ -255,19 +259,19 @@ def _trace(content: bytes) -> bytes:
 
 
 def without_trace(content: bytes) -> bytes:
-    """The content without what the server has put before it."""
+    """Return the content without the trace headers that the server has added."""
     return _TRACE.sub(b"", content, count=1)
 
 
 def in_chroot(tree: Path, *command: str) -> list[str | Path]:
-    """The command as root sees it to whom the tree is the whole machine."""
+    """Return the command for root, with the tree as root of the file system."""
     return ["chroot", tree, *command]
 
 
 def make_machine(tree: Path, users: Mapping[str, int]) -> None:
-    """What programs want to find on a machine: users with groups of the same name, hosts and devices."""
+    """Create the files that programs expect on a machine: users with groups of the same name, hosts and devices."""
     (tree / "etc").mkdir(exist_ok=True)
-    names = {"root": 0, "nobody": NOBODY, **users}
+    names = {"root": 0, "unprivileged": UNPRIVILEGED_USER, **users}
     (tree / "etc/passwd").write_text(
         "".join(f"{name}:x:{number}:{number}::/:/bin/false\n" for name, number in names.items())
     )
@@ -287,7 +291,7 @@ def make_machine(tree: Path, users: Mapping[str, int]) -> None:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """All the files below a folder, some of which may vanish meanwhile."""
+    """Yield all files below a folder. Some may vanish meanwhile."""
     for where, _, names in os.walk(folder):
         for name in names:
             yield Path(where) / name

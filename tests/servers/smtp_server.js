@@ -1,4 +1,4 @@
-// nodemailer's smtp-server with what Python's side has asked for: node smtp_server.js OPTIONS.json
+// nodemailer's smtp-server with the options that smtp_server.py has written: node smtp_server.js OPTIONS.json
 
 const fs = require('node:fs')
 const path = require('node:path')
@@ -11,7 +11,7 @@ function refusal(code, text) {
     return Object.assign(new Error(text), { responseCode: code })
 }
 
-// The times of the mails in this period, and when each sender was seen first.
+// The times of the mails in this period, and the first time of each sender.
 let mails = []
 const seen = new Map()
 let taken = 0

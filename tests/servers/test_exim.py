@@ -1,4 +1,4 @@
-"""What Exim does with our mail."""
+"""Exim's handling of our mail."""
 
 from __future__ import annotations
 

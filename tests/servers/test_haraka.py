@@ -1,4 +1,4 @@
-"""What Haraka does with our mail."""
+"""Haraka's handling of our mail."""
 
 from __future__ import annotations
 

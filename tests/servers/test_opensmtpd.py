@@ -1,4 +1,4 @@
-"""What OpenSMTPD does with our mail."""
+"""OpenSMTPD's handling of our mail."""
 
 from __future__ import annotations
 

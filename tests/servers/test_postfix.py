@@ -1,4 +1,4 @@
-"""What Postfix does with our mail."""
+"""Postfix's handling of our mail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SMTPServer does with our mail."""
+"""SMTPServer's handling of our mail."""
 
 from __future__ import annotations
 

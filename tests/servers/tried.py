@@ -1,4 +1,4 @@
-"""What each server does with our mail: conftest has the parameters, by the SERVER of the module that imports these."""
+"""The tests of each server. conftest takes their parameters from the SERVER of the module that imports them."""
 
 from __future__ import annotations
 

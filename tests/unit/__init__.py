@@ -1,1 +1,1 @@
-"""Tests of single functions and classes; no database, no broker."""
+"""Tests of single functions and classes, without database and broker."""

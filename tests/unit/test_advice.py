@@ -1,4 +1,4 @@
-"""What is said about a failure fits what the large providers really answer."""
+"""The advice about a failure matches the real replies of the large providers."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_reply_is_recognised_by_what_it_says(key: str, phase: Phase, code: int
             "certificate-name",
             "the server's certificate is not trusted: Hostname mismatch, not valid for 'smtp.example.com'.",
         ),
-        ("certificate", "the CA certificates of this configuration cannot be read as PEM"),
+        ("certificate", "the CA certificates of this configuration are not valid PEM"),
     ],
 )
 def test_a_certificate_is_recognised_by_what_is_wrong_with_it(key: str, detail: str) -> None:
@@ -227,9 +227,9 @@ def test_a_certificate_is_recognised_by_what_is_wrong_with_it(key: str, detail: 
     ],
 )
 def test_a_failed_handshake_is_explained_in_words(key: str, reason: str | None) -> None:
-    """None of OpenSSL's own names is left."""
+    """No OpenSSL constant is left in the text."""
     error = ssl.SSLError()
-    error.reason = reason  # type: ignore[assignment]  # None for what OpenSSL has no name for
+    error.reason = reason  # type: ignore[assignment]  # None if OpenSSL has no name for it
     said = tls.words(error)
     assert advise(TLSFailed(Phase.STARTTLS, said), RELAY).key == key
     assert "_" not in said
@@ -256,7 +256,7 @@ def test_tls_to_a_server_that_begins_in_the_clear_is_recognised_by_its_phase() -
 
 
 def silence(kind: type[SMTPFailure], phase: Phase) -> SMTPFailure:
-    failure = kind(phase, "no answer within 10 s")
+    failure = kind(phase, "the server did not answer within 10 s")
     failure.__cause__ = TimeoutError()
     return failure
 
@@ -293,7 +293,7 @@ def test_every_advice_has_its_place_in_the_guide(key: str) -> None:
 
 
 def test_the_guide_has_the_words_of_the_servers() -> None:
-    """Whoever searches for the numbers in a reply finds them."""
+    """A reader who searches for the numbers in a reply finds them."""
     guide = (ROOT / "docs" / "configuration.md").read_text()
     for enhanced in ("5.7.8", "5.7.9", "5.7.14", "5.7.139", "5.7.30", "5.7.3", "5.7.13", "5.7.57", "5.7.606", "5.7.60"):
         assert enhanced in guide

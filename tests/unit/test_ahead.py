@@ -1,4 +1,4 @@
-"""Going ahead of others to a relay: one at a time, while the others wait for how that ends."""
+"""One delivery goes ahead to a relay at a time, while the others wait for its outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gone(ahead: Ahead, relay: Relay = RELAY) -> Lead:
 
 
 def waits(one: Future[Lead | None]) -> bool:
-    """Whether it does after a while in which it may have done anything else."""
+    """Return whether it still waits after enough time for anything else."""
     try:
         one.result(0.1)
     except TimeoutError:
@@ -59,13 +59,13 @@ def test_another_one_goes_ahead_where_it_did_not_go_well(ahead: Ahead, others: T
     second = waiting.result(PATIENCE)
     assert second is not None
     third = others.submit(ahead.go, RELAY)
-    ahead.end(lead, well=True)  # it is over, and says nothing of the second
+    ahead.end(lead, well=True)  # the first has already ended; this does not end the second
     assert waits(third)
     ahead.end(second, well=True)
     assert third.result(PATIENCE) is None
 
 
-def test_each_relay_is_gone_to_by_itself(ahead: Ahead) -> None:
+def test_each_relay_has_its_own_lead(ahead: Ahead) -> None:
     gone(ahead)
     gone(ahead, replace(RELAY, host="other.example.com"))
 
@@ -76,9 +76,9 @@ def test_a_trip_without_end_is_waited_for_as_long_as_for_the_server(ahead: Ahead
     assert ahead.go(relay) is None
 
 
-# Later Pythons warn of forking with threads, which is what is proven to be harmless here.
+# Newer Pythons warn about forks with threads; this test proves that the fork is harmless here.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_nobody_is_under_way_in_a_child(ahead: Ahead) -> None:
+def test_a_forked_child_inherits_no_lead(ahead: Ahead) -> None:
     relay = replace(RELAY, timeout=0.01)
     lead = gone(ahead, relay)
     child = os.fork()

@@ -1,4 +1,4 @@
-"""What is written in Django's stead is what Django writes, or Django writes it."""
+"""Our own assembly produces the same bytes as Django, or leaves the mail to Django."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def by_us_if_taken() -> Iterator[None]:
 
 @contextlib.contextmanager
 def named_alike() -> Iterator[None]:
-    """Also where we make up a Message-ID because there is none."""
+    """Use fixed made-up values, also for the Message-ID that we add if there is none."""
     with made_up_alike(), mock.patch.object(rendering, "make_msgid", return_value="<2@example.com>"):
         yield
 
@@ -96,7 +96,7 @@ def comes_out_alike(build: MessageFactory, **how: Any) -> Rendered | str:
     return expected
 
 
-# -- what is taken --------------------------------------------------------------------------------------------------
+# -- mails that we assemble -----------------------------------------------------------------------------------------
 
 LONG = "This line is longer than the seventy-eight characters that a line should have, as it is in HTML.\n"
 
@@ -128,12 +128,12 @@ TAKEN: dict[str, MessageFactory] = {
     "addresses without a domain": lambda: message(from_email="root", to=["root", "Root <kim>"]),
     "local parts that are long or quoted": lambda: message(to=["x" * 70 + "@example.com", '"k m"@example.com']),
     "controls in headers": lambda: message(subject="a\x1b[1m", headers={"X-A": "\x01b"}, reply_to=["\x7f"]),
-    "any reply to": lambda: message(reply_to=["anybody", "a@example.com, b@example.com"]),
+    "any reply to": lambda: message(reply_to=["anyone", "a@example.com, b@example.com"]),
     "safe text": lambda: message(subject=SafeString("S"), to=[SafeString("kim@example.com")]),
     "names in quotes": lambda: message(from_email='"Doe, J." <j@example.com>', cc=['"Roe (R.)" <r@example.com>']),
     "names beyond ascii": lambda: message(from_email="Jürgen <j@example.com>", to=["名前 <n@example.com>"]),
     "names with a dot": lambda: message(to=["J. R. Doe <j@example.com>"]),
-    "many recipients": lambda: message(to=[f"Somebody {n} <s{n}@example.com>" for n in range(60)]),
+    "many recipients": lambda: message(to=[f"Person {n} <s{n}@example.com>" for n in range(60)]),
     "cc, bcc and reply to": lambda: message(
         cc=["c@example.com"], bcc=["secret@example.com"], reply_to=["Jürgen <r@example.com>", "s@example.com"]
     ),
@@ -150,7 +150,7 @@ TAKEN: dict[str, MessageFactory] = {
 }
 
 
-# Django 5 encodes it in the function that is called, and Django 6 only behind it.
+# Django 5 encodes the domain in the function that we call, and Django 6 only in a later step.
 of_a_domain: dict[str, MessageFactory] = {"a domain beyond ascii": lambda: message(to=["kim@bücher.example"])}
 if not assembly._IS_MODERN:
     TAKEN |= of_a_domain
@@ -209,7 +209,7 @@ def test_nothing_of_a_mail_is_shown() -> None:
     assert "secret" not in repr(assembly.draft(made, "secret@example.com"))
 
 
-# -- what is left to Django -----------------------------------------------------------------------------------------
+# -- mails left to Django -------------------------------------------------------------------------------------------
 
 
 class Own(EmailMessage):
@@ -303,7 +303,7 @@ def test_a_replaced_message_function_is_used() -> None:
 
 
 def test_headers_that_the_standard_library_parses_are_not_taken_for_common() -> None:
-    """A newer Python may parse more of them."""
+    """A newer Python may parse more headers."""
     for name, kind in email.headerregistry._default_header_map.items():  # type: ignore[attr-defined]  # no stub has it
         assert assembly._NOT_COMMON.fullmatch(name) or kind.__name__ == "MessageIDHeader", name
 
@@ -363,7 +363,7 @@ def test_shapes_are_learned_up_to_a_number(by_django: mock.Mock) -> None:
     assert len(assembly._seen) == 2
 
 
-# -- whatever it is -------------------------------------------------------------------------------------------------
+# -- any mail -------------------------------------------------------------------------------------------------------
 
 words = st.sampled_from(
     ["a", "Hello", "Grüße", "日本語", "İ", "🙂", "é" * 60, "x" * 30, "y" * 80, "", " ", "\t"]
@@ -391,7 +391,7 @@ words = st.sampled_from(
 )
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=90)
 lines = st.lists(words, max_size=6).map(" ".join) | st.lists(words, max_size=6).map(" ".join) | texts
-#: A header takes a few of these, and a body all but the last two.
+#: A header accepts a few of these, and a body all except the last two.
 controls = st.sampled_from(["\1", "\x0b", "\x0c", "\x1b", "\x1c", "\x7f", "\x85", "\x9b", "\u2028", "\0", "\ud800"])
 
 
@@ -432,7 +432,7 @@ odd = st.sampled_from(
 )
 named = st.builds("{} <a@example.com>".format, st.text("ab-é' 1", min_size=1, max_size=40))
 addresses = plain | plain | plain | plain | named | odd
-#: Of other types, or refused.
+#: Values of other types, and refused values.
 others = st.builds(lazystr, plain | odd) | st.sampled_from(
     [
         SafeString("a@example.com"),
@@ -473,7 +473,7 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
     "headers": st.just({}) | st.dictionaries(names, values, max_size=2),
     "content_subtype": st.sampled_from(["plain", "plain", "html"]),
 }
-#: What Django's SMTP backend sends beyond that, or refuses.
+#: Other values that Django's SMTP backend sends or refuses.
 UNUSUAL: dict[str, st.SearchStrategy[Any]] = {
     "subject": controls | lines.map(lazystr) | st.none(),
     "body": bodies_of(words | controls) | bodies.map(lazystr) | st.sampled_from([None, b"bytes", 5]),
@@ -497,7 +497,7 @@ unusual = st.one_of([st.fixed_dictionaries({**COMMON, name: given}) for name, gi
 @given(parts=mails | mails | unusual, html=st.none() | bodies, default_from_is_open=st.booleans())
 @hypothesis_settings(max_examples=500, deadline=None)
 def test_any_mail_comes_out_alike(parts: dict[str, Any], html: str | None, default_from_is_open: bool) -> None:
-    """The content, what is known of it, and the errors."""
+    """The content, its recorded properties and the errors are the same."""
 
     def build() -> EmailMessage:
         given = dict(parts)
@@ -508,7 +508,7 @@ def test_any_mail_comes_out_alike(parts: dict[str, Any], html: str | None, defau
     if limits._is_plain(build()):
         event("plain")
         with mock.patch.object(limits, "_is_plain", return_value=False):
-            limits.check(build())  # breaks no limit
+            limits.check(build())  # exceeds no limit
     rendered = comes_out_alike(build, default_from_is_open=default_from_is_open)
     event("refused" if isinstance(rendered, str) else "taken" if is_taken(build()) else "left to Django")
 

@@ -1,4 +1,4 @@
-"""The benchmark: a goal that is not measured, or that is judged wrongly, would not be seen in a run."""
+"""The benchmark: a run would not show a goal that is not measured or wrongly judged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _result(**metrics: float) -> Result:
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.metric}")
 def test_a_goal_is_of_a_scenario_that_exists_and_has_one_bound(goal: Goal) -> None:
-    """Every goal is measured by a scenario, and says either the least or the most."""
+    """A scenario measures every goal, and the goal has either a lower or an upper bound."""
     assert goal.scenario in SCENARIOS
     assert (goal.at_least is None) != (goal.at_most is None)
 
@@ -48,18 +48,18 @@ def test_a_goal_is_of_a_scenario_that_exists_and_has_one_bound(goal: Goal) -> No
     [(AT_LEAST, 2.0, True), (AT_LEAST, 1.9, False), (AT_MOST, 2.0, True), (AT_MOST, 2.1, False)],
 )
 def test_a_bound_itself_is_met(goal: Goal, reached: float, met: bool) -> None:
-    """A goal is met at its bound, and not beyond it."""
+    """A goal is met at its bound, and missed beyond it."""
     assert goal.is_met(reached) is met
 
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.scenario} {goal.metric}")
-def test_what_a_goal_goes_towards_lies_beyond_its_bound(goal: Goal) -> None:
-    """Who reaches what is worked towards has met the goal."""
+def test_the_target_of_a_goal_is_stricter_than_its_bound(goal: Goal) -> None:
+    """A result that reaches the longer-term target also meets the goal."""
     assert goal.towards is None or (goal.is_met(goal.towards) and goal.beyond)
 
 
 def test_a_goal_that_is_worked_towards_is_met_at_its_bound() -> None:
-    """Only the bound is judged."""
+    """Only the bound is judged, not the longer-term target."""
     assert [verdict.is_met for verdict in _judged(2.0)] == [True]
     assert [verdict.is_met for verdict in _judged(1.9)] == [False]
 
@@ -77,7 +77,7 @@ THROUGHPUT = [scenario for scenario in SCENARIOS.values() if isinstance(scenario
     "goal", [goal for goal in GOALS if goal.metric.startswith("times ")], ids=lambda goal: goal.words
 )
 def test_a_goal_beside_a_contender_is_of_one_that_has_its_turn(goal: Goal) -> None:
-    """A contender that a goal names is one of its scenario's; smtp-source is on as many sessions as ours."""
+    """A goal's contender belongs to the goal's scenario; smtp-source uses as many sessions as this project."""
     scenario = SCENARIOS[goal.scenario]
     assert isinstance(scenario, Throughput)
     if goal.metric == goals.TIMES_SOURCE:
@@ -88,7 +88,7 @@ def test_a_goal_beside_a_contender_is_of_one_that_has_its_turn(goal: Goal) -> No
 
 @pytest.mark.parametrize("scenario", THROUGHPUT, ids=lambda scenario: scenario.name)
 def test_a_scenario_has_ours_and_knows_its_contenders(scenario: Throughput) -> None:
-    """Ours is in the quick run and in the whole one, is never among the slow, and no name stands for two."""
+    """This project is in the quick and the full run, is never among the slow ones, and all names are different."""
     assert OURS in scenario.few
     assert OURS in scenario.contenders
     assert OURS not in scenario.slow
@@ -98,15 +98,15 @@ def test_a_scenario_has_ours_and_knows_its_contenders(scenario: Throughput) -> N
 
 
 @pytest.mark.parametrize("scenario", THROUGHPUT, ids=lambda scenario: scenario.name)
-def test_who_runs_at_a_time_has_a_database_of_the_broker_each(scenario: Throughput) -> None:
-    """All of one front stay: with two of them in one database one would take the other's messages."""
+def test_contenders_that_run_together_use_separate_databases_of_the_broker(scenario: Throughput) -> None:
+    """All contenders of one front keep running; two in one database would take each other's messages."""
     same = [other for other in THROUGHPUT if other.front == scenario.front]
     running = {one for other in same for one in (*other.contenders, *other.few) if one.works == "celery"}
     assert len(running) <= DATABASES
 
 
-def test_as_many_sessions_as_ours_are_as_many() -> None:
-    """What the peers' variants are given is what two processes of ours have."""
+def test_wide_variants_have_as_many_sessions_as_ours() -> None:
+    """The wide variants of the other projects get as many sessions as two processes of this project."""
     assert OURS.processes * NEAR == OUR_SESSIONS
     assert OURS.processes * conf.DEFAULTS["SESSIONS"] == OUR_SESSIONS_FAR
     assert contenders.CELERY_EMAIL_10_WIDE.processes == OUR_SESSIONS
@@ -114,7 +114,7 @@ def test_as_many_sessions_as_ours_are_as_many() -> None:
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scenario that was left out, and one that broke, are told apart from a goal that was missed."""
+    """A scenario that was left out or that broke is distinguished from a missed goal."""
     monkeypatch.setattr(goals, "GOALS", (AT_LEAST, replace(AT_LEAST, scenario="two")))
     assert [verdict.words for verdict in judge([_result()])] == ["not measured", "not measured"]
 
@@ -122,10 +122,11 @@ def test_what_was_not_measured_is_neither_met_nor_missed(monkeypatch: pytest.Mon
 def test_the_page_says_what_was_aimed_at_reached_and_what_limits_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A goal that is not met stands in the page with its metric, its verdict, the smaller scale and the reason."""
+    """A missed goal is on the page with its metric, its verdict, the smaller scale and the reason."""
     monkeypatch.setattr(goals, "GOALS", (AT_LEAST,))
     result = _result(metric=1.5)
     result.scale = "with 10 mails"
+    result.words = "The same mails to another server. " * 10
     verdicts = judge([result])
     report.write_page(
         [result], verdicts, {"one": result.title}, {"date": "today", "CPU": "Z80", "cores": "1"}, tmp_path
@@ -135,10 +136,12 @@ def test_the_page_says_what_was_aimed_at_reached_and_what_limits_it(
     assert "- *One*: nothing but the speed of light." in page
     assert "0 of 1 goals are met." in page
     assert "(CPU: Z80, cores: 1)" in page
+    assert " ".join(result.words.split()) in " ".join(page.split())
+    assert all(len(line) <= 100 for line in page.splitlines() if not line.startswith("|"))
 
 
 def test_statements_are_alike_but_for_their_values() -> None:
-    """The same statement with other values, and a savepoint of another name, are counted together."""
+    """Statements that differ only in values or in the name of a savepoint are counted together."""
     assert alike("SELECT 'a' FROM t WHERE id = 5") == alike("SELECT 'b''s' FROM t  WHERE id = 77")
     assert alike('SAVEPOINT "s139936509709184_x68"') == alike('SAVEPOINT "s139936509709199_x7"')
 
@@ -156,12 +159,12 @@ def test_statements_are_alike_but_for_their_values() -> None:
     ],
 )
 def test_a_sample_counts_for_our_innermost_function(stack: str, whose: str) -> None:
-    """What a library does for a function of ours is that function's; where we are not at all it is the library's."""
+    """A library call counts for our function that made it; without a function of ours it counts for the library."""
     assert part(stack) == whose
 
 
 class Clock:
-    """A clock that goes on when one sleeps by it."""
+    """A clock that advances only through its own ``sleep()``."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -175,7 +178,7 @@ class Clock:
 
 @pytest.mark.parametrize("beyond", ["450", "421"])
 def test_a_mail_beyond_the_rate_is_refused_until_the_second_is_over(beyond: str) -> None:
-    """So many are taken in each second of the clock; what is refused counts for nothing."""
+    """The rate limits the mails in each second of the clock; refused mails are not counted."""
     clock = Clock()
     rate = Rate(2, beyond, clock=clock, sleep=clock.sleep)
     assert [rate.refusal() for _ in range(4)] == [b"", b"", BEYOND[beyond], BEYOND[beyond]]
@@ -186,7 +189,7 @@ def test_a_mail_beyond_the_rate_is_refused_until_the_second_is_over(beyond: str)
 
 
 def test_a_server_that_takes_its_time_refuses_nothing_and_takes_mails_evenly() -> None:
-    """The first is taken at once, each other one after its part of the second; a rest saves nothing up."""
+    """The first mail is accepted at once, each later one after its share of the second. Idle time is not saved up."""
     clock = Clock()
     rate = Rate(4, "slow", clock=clock, sleep=clock.sleep)
     taken = []
@@ -203,7 +206,7 @@ def test_a_server_that_takes_its_time_refuses_nothing_and_takes_mails_evenly() -
 
 @contextmanager
 def _sink(counts: Counts, *, rate: Rate | None = None) -> Iterator[BinaryIO]:
-    """A client's connection to a session of the sink, which has said its greeting."""
+    """Yield a client's connection to a session of the sink that has sent its greeting."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         client = stack.enter_context(socket.create_connection(server.getsockname(), timeout=20))
@@ -217,7 +220,7 @@ def _sink(counts: Counts, *, rate: Rate | None = None) -> Iterator[BinaryIO]:
 
 
 def _codes(stream: BinaryIO, number: int) -> list[str]:
-    """The codes of so many replies of one line."""
+    """Return the codes of the next ``number`` single-line replies."""
     return [stream.readline()[:3].decode() for _ in range(number)]
 
 
@@ -225,7 +228,7 @@ _CONTENT = b"Message-ID: <%d@example.com>\r\n\r\nHello\r\n"
 
 
 def _mail(number: int) -> bytes:
-    """All commands of a mail at once, with its content in a chunk (RFC 3030)."""
+    """Return all commands of a mail in one piece, with its content in a chunk (RFC 3030)."""
     content = _CONTENT % number
     return b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nBDAT %d LAST\r\n%s" % (len(content), content)
 
@@ -236,7 +239,7 @@ def _counted(counts: Counts) -> dict[str, float]:
 
 
 def test_a_refused_mail_is_not_counted_and_the_session_goes_on() -> None:
-    """After 450 to MAIL the rest of that transaction is refused too, a chunk with its content; the next is taken."""
+    """After 450 to MAIL, the rest of the transaction is refused, including a chunk's content. The next is accepted."""
     counts, clock = Counts(), Clock()
     with _sink(counts, rate=Rate(1, "450", clock=clock, sleep=clock.sleep)) as stream:
         stream.write(_mail(1) + _mail(2))
@@ -250,7 +253,7 @@ def test_a_refused_mail_is_not_counted_and_the_session_goes_on() -> None:
 
 
 def test_a_server_that_says_421_closes_after_it() -> None:
-    """The reply reaches a client that had sent more already, and then the connection ends."""
+    """The reply reaches a client that has already sent more; then the connection ends."""
     counts, clock = Counts(), Clock()
     with _sink(counts, rate=Rate(1, "421", clock=clock, sleep=clock.sleep)) as stream:
         stream.write(_mail(1) + _mail(2))
@@ -260,7 +263,7 @@ def test_a_server_that_says_421_closes_after_it() -> None:
 
 
 def test_sessions_at_once_are_those_that_mail_was_sent_over() -> None:
-    """One that is open and says nothing does not count, nor does one that had ended before."""
+    """An open idle session does not count, and neither does one that had already ended."""
     counts = Counts()
     with _sink(counts):
         with _sink(counts) as first, _sink(counts) as second:
@@ -275,7 +278,7 @@ def test_sessions_at_once_are_those_that_mail_was_sent_over() -> None:
 
 
 def test_a_session_that_stays_counts_anew_after_a_reset() -> None:
-    """What is counted for one contender is not another's whose sessions are still open."""
+    """The counts of one contender must not go to another whose sessions are still open."""
     counts = Counts()
     with _sink(counts) as first, _sink(counts) as second:
         for stream in (first, second):
@@ -288,7 +291,7 @@ def test_a_session_that_stays_counts_anew_after_a_reset() -> None:
 
 
 def test_what_a_limited_server_did_not_take_is_lost_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mails neither taken nor waiting are lost; of ours that is an error of the run, as is one that came twice."""
+    """Mails neither accepted nor waiting are lost. Our lost or duplicate mails are an error of the run."""
     count = rate_limit._Count(seconds=10, arrived=60, attempts=90, refused=30, sessions=4, waiting=30, twice=1)
     monkeypatch.setattr(rate_limit, "_all_at_once", lambda *_: [(OURS, count), (contenders.RETRYING, count)])
     bench = Bench(cast("Services", None), quick=True, scale=QUICK)

@@ -1,4 +1,4 @@
-"""Causes: a word for machines and a sentence for people."""
+"""Causes: a word for programs and a sentence for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email_integration.outcomes.causes import ABOUT_US, LONGEST, REFUSED_LOGIN, 
 
 @pytest.mark.parametrize("cause", Cause)
 def test_a_cause_has_a_stable_word_and_a_sentence(cause: Cause) -> None:
-    """The word is the name, so that no rename of one changes the other unseen."""
+    """The word is the member's name, so a rename of one cannot change the other unnoticed."""
     assert cause.value == str(cause) == cause.name.lower()
     assert re.fullmatch(r"[a-z][a-z0-9_]*", cause.value)
     assert len(cause.value) <= LONGEST == 32
@@ -29,14 +29,14 @@ def test_no_two_causes_say_the_same() -> None:
 
 @pytest.mark.parametrize("model", [Delivery, DeliveryAttempt, CircuitBreaker])
 def test_a_column_takes_any_cause_and_none(model: type[Delivery]) -> None:
-    """Workers of the version before insert rows too: the database has a default."""
+    """Workers of the previous version insert rows too: the database has a default."""
     field = model._meta.get_field("cause")
     assert field.max_length == LONGEST
     assert (field.get_default(), field.db_default, field.null) == ("", "", False)
 
 
 def test_a_cause_that_is_not_known_stands_for_itself() -> None:
-    """Another version may have written it."""
+    """A worker of another version may have written it."""
     assert words_of("of_another_version") == "of_another_version"
     assert words_of("") == ""
 

@@ -1,4 +1,4 @@
-"""What each failure means."""
+"""The outcome of each failure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def replies(*said: str) -> dict[str, Reply]:
     return {f"{number}@example.com": reply(one) for number, one in enumerate(said)}
 
 
-#: How a refusal ends: this mail is never taken, it waits, or all mail waits because it was said of us.
+#: The result of a refusal: this mail fails, this mail waits, or all mail waits because the refusal concerns us.
 NEVER, WAITS, ALL_WAIT = "never", "waits", "all wait"
 
 
@@ -65,7 +65,7 @@ def verdict(outcome: Outcome) -> str:
     return ALL_WAIT if outcome.relay_at_fault else WAITS
 
 
-#: By phase: what a server says, what that means, how it ends.
+#: By phase: the server's reply, its cause, its result.
 WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
     Phase.GREETING: [
         ("554 5.7.1 You are not allowed to connect", Cause.CLIENT, ALL_WAIT),
@@ -157,7 +157,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("450 Peak SMTP relay limit exceeded for customer", Cause.ACCOUNT_RATE, ALL_WAIT),
     ],
     Phase.RCPT: [
-        # The mailbox.
+        # About the mailbox.
         ("550 5.1.1 <kim@example.com>: Recipient address rejected: User unknown", Cause.NO_MAILBOX, NEVER),
         ("550-5.1.1 The email account that you tried to reach does not exist. gsmtp", Cause.NO_MAILBOX, NEVER),
         ("550 5.5.0 Requested action not taken: mailbox unavailable", Cause.UNWANTED, NEVER),
@@ -187,7 +187,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("501 5.1.3 Bad recipient address syntax", Cause.BAD_ADDRESS, NEVER),
         ("550 5.7.2 You may not post to this list", Cause.LIST, NEVER),
         ("554 5.7.1 <kim@example.com>: Recipient address rejected: Access denied", Cause.UNWANTED, NEVER),
-        # Its domain.
+        # About the mailbox's domain.
         ("550 5.1.2 Bad destination system", Cause.NO_DOMAIN, NEVER),
         ("550 5.4.310 DNS domain example.org does not exist", Cause.NO_DOMAIN, NEVER),
         ("450 4.0.0 Recipient address rejected: Domain not found", Cause.NO_DOMAIN, WAITS),
@@ -201,7 +201,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("550 5.5.3 Recipient limit reached", Cause.TOO_MANY_RECIPIENTS, WAITS),
         ("450 4.7.1 Error: too many recipients from 192.0.2.1", Cause.LIMIT, ALL_WAIT),
         ("550 Domain example.com has exceeded the max emails per hour (100/100) allowed", Cause.LIMIT, ALL_WAIT),
-        # Who may write to it.
+        # About the permission to send to it.
         ("554 5.7.1 <kim@example.com>: Relay access denied", Cause.RELAYING, WAITS),
         ("454 4.7.1 <kim@example.com>: Relay access denied", Cause.RELAYING, WAITS),
         ("550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", Cause.RELAYING, WAITS),
@@ -226,7 +226,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("553 Relaying disallowed", Cause.RELAYING, WAITS),
         ("554 5.7.1 Relaying disallowed. Invalid Domain - example.com", Cause.RELAYING, WAITS),
         ("553 5.7.1 <kim@example.com>: Sender address rejected: not logged in", Cause.SENDER_NOT_ALLOWED, WAITS),
-        # Of the account, without the number that says so.
+        # About the account, without the enhanced code for it.
         (
             "550 5.7.1 Service unavailable. Access denied, tenant has exceeded threshold",
             Cause.ACCOUNT_BLOCKED,
@@ -252,14 +252,14 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
         ("550 Access denied - Invalid HELO name (See RFC2821 4.1.1.1)", Cause.CLIENT, WAITS),
         ("550 Too many messages in the mailbox of the recipient", Cause.REFUSED, NEVER),
         ("552 Mailbox message limit exceeded", Cause.FULL, NEVER),
-        # The enhanced code decides, whatever the words.
+        # The enhanced code decides, whatever the text.
         ("550 5.1.1 Traffic not accepted from this IP", Cause.NO_MAILBOX, NEVER),
         ("550 5.1.1 Relaying denied: too many messages, spam", Cause.NO_MAILBOX, NEVER),
         ("552 5.2.2 Sending limit exceeded", Cause.FULL, NEVER),
         ("452 4.2.2 Sending limit exceeded", Cause.FULL, WAITS),
         ("450 4.2.1 Peak SMTP relay limit exceeded for customer", Cause.ACCOUNT_RATE, ALL_WAIT),
         ("550 Sender verify failed", Cause.SENDER, NEVER),
-        # Later.
+        # Temporary refusals.
         ("450 4.2.0 <kim@example.com>: Recipient address rejected: Greylisted", Cause.GREYLISTED, WAITS),
         ("451 4.7.1 Greylisting in action, please come back in 00:05:00", Cause.GREYLISTED, WAITS),
         ("451 4.7.1 Please try again later", Cause.GREYLISTED, WAITS),
@@ -337,7 +337,7 @@ WORDINGS: dict[Phase, list[tuple[str, Cause, str]]] = {
 }
 ROWS = [(phase, *row) for phase, rows in WORDINGS.items() for row in rows]
 
-#: What no reply can mean, apart from nonsense.
+#: Causes that no reply can have, except a nonsensical one.
 WITHOUT_REPLY = {
     Cause.NOT_CONNECTED,
     Cause.TLS_FAILED,
@@ -364,7 +364,7 @@ WITHOUT_REPLY = {
     Cause.DISCARDED,
     Cause.NO_RECIPIENTS,
     Cause.ERASED,
-    Cause.CONFIG_SENDER,  # which takes the sender of the mail as well
+    Cause.CONFIG_SENDER,  # depends on the mail's sender, not only on the reply
 }
 
 
@@ -443,7 +443,7 @@ def test_421_is_the_relays_fault_anywhere(phase: Phase) -> None:
 def test_4yz_puts_off_this_mail_alone(phase: Phase, said: str) -> None:
     outcome = refused(phase, said)
     assert isinstance(outcome, Deferred)
-    # There are no recipients yet when MAIL is said: too many of them are too many mails.
+    # At MAIL there are no recipients yet, so 'too many' means too many mails.
     limit = phase is Phase.MAIL and "Too many" in said
     assert (outcome.code, outcome.relay_at_fault, outcome.for_everybody) == (int(said[:3]), limit, limit)
 
@@ -476,7 +476,7 @@ def test_relaying_denied_puts_off_this_mail_alone(said: str) -> None:
 
 
 def test_too_many_recipients_is_for_now_whatever_its_first_digit() -> None:
-    """RFC 5321 §4.5.3.1.10."""
+    """RFC 5321 §4.5.3.1.10: it is temporary with either code."""
     assert isinstance(refused(Phase.RCPT, "552 Too many recipients"), Deferred)
     assert isinstance(refused(Phase.RCPT, "552 5.2.2 Mailbox full"), Failed)
 
@@ -517,14 +517,14 @@ def test_a_pool_that_is_busy_puts_off_for_a_moment() -> None:
 
 
 def test_an_address_beyond_ascii_that_the_server_cannot_take_fails() -> None:
-    reason = "the server cannot take addresses with letters beyond ASCII (no SMTPUTF8)"
+    reason = "the server does not accept addresses with non-ASCII characters (no SMTPUTF8)"
     failed = Failed(cause=Cause.NO_SMTPUTF8, reason=reason, phase=Phase.MAIL)
     assert classify(NotOffered(Phase.MAIL, "no SMTPUTF8")) == failed
 
 
 @pytest.mark.parametrize("said", ["250 2.0.0 Ok", "354 Go on"])
 def test_an_answer_that_makes_no_sense_is_no_refusal(said: str) -> None:
-    """After the final dot it does not even say that the mail was not taken."""
+    """After the final dot, such a reply does not even mean that the mail was refused."""
     assert verdict(refused(Phase.AUTH, said)) == ALL_WAIT
     assert verdict(refused(Phase.DATA, said)) == WAITS
     assert isinstance(refused(Phase.FINAL_DOT, said), InDoubt)
@@ -559,7 +559,7 @@ NOT_ALLOWED = [
 @pytest.mark.parametrize("phase", FROM_MAIL_ON)
 @pytest.mark.parametrize("said", NOT_ALLOWED)
 def test_a_sender_that_the_account_may_not_use_burns_no_mail(phase: Phase, said: str) -> None:
-    """The configuration's own stops all its mail; a mail's own is this mail's alone."""
+    """The configuration's sender stops all its mail; a mail's own sender stops only that mail."""
     ours, its_own = refused(phase, said, own_sender=True), refused(phase, said)
     assert isinstance(ours, Deferred)
     assert isinstance(its_own, Deferred)
@@ -570,7 +570,7 @@ def test_a_sender_that_the_account_may_not_use_burns_no_mail(phase: Phase, said:
 
 
 @pytest.mark.parametrize("said", ["552 5.3.4 Too big", "550 5.3.4 Too big"])
-def test_a_mail_that_is_too_big_fails_whoever_sends_it(said: str) -> None:
+def test_a_mail_that_is_too_big_fails_even_with_its_own_sender(said: str) -> None:
     assert isinstance(refused(Phase.MAIL, said, own_sender=True), Failed)
 
 
@@ -596,7 +596,7 @@ def test_a_refused_sender_of_the_configuration_settles_no_recipient() -> None:
 
 
 def test_of_several_refusals_the_one_about_all_mail_decides() -> None:
-    """It stands for the mails that would come after."""
+    """It also applies to all later mails."""
     outcome = classify_recipients(
         replies("450 4.2.0 Later", "550 5.7.705 Access denied, tenant has exceeded threshold", "550 5.1.1 No")
     )
@@ -604,7 +604,7 @@ def test_of_several_refusals_the_one_about_all_mail_decides() -> None:
     assert (outcome.cause, outcome.code, outcome.for_everybody) == (Cause.ACCOUNT_BLOCKED, 550, True)
 
 
-#: Refusals of the account. Each holds wherever it is said.
+#: Refusals of the account. Each has the same meaning in every phase.
 ACCOUNT = [
     ("550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP", Cause.ACCOUNT_IP),
     ("550 5.7.705 Access denied, tenant has exceeded threshold", Cause.ACCOUNT_BLOCKED),
@@ -640,7 +640,7 @@ def test_a_refusal_of_the_account_stops_all_mail_and_burns_none(
 @pytest.mark.parametrize("text", ["", "5.5.1 What?", "5.7.1 Sender refused", "Sender address rejected", "5.7.1 Spam"])
 @pytest.mark.parametrize("own_sender", [True, False])
 def test_a_command_that_was_not_understood_is_not_the_senders_fault(code: int, text: str, own_sender: bool) -> None:
-    """RFC 5321 §4.2.2: what is wrong with the parameters may be this mail's, an unknown command is not."""
+    """RFC 5321 §4.2.2: wrong parameters may be specific to this mail, an unknown command is not."""
     outcome = refused(Phase.MAIL, f"{code} {text}", own_sender=own_sender)
     assert isinstance(outcome, Deferred)
     fault = (outcome.cause, outcome.relay_at_fault, outcome.for_everybody)
@@ -662,7 +662,7 @@ def test_a_command_that_was_not_understood_is_not_the_senders_fault(code: int, t
     ],
 )
 def test_a_limit_at_mail_stops_all_mail(said: str) -> None:
-    """Nothing is known of the mail yet: at the next one it would be reached as well."""
+    """The server does not know the mail yet, so the next mail would reach the limit too."""
     outcome = refused(Phase.MAIL, said)
     assert isinstance(outcome, Deferred)
     assert (outcome.cause, outcome.relay_at_fault, outcome.for_everybody) == (Cause.LIMIT, True, True)
@@ -680,7 +680,7 @@ def test_a_limit_after_mail_may_be_of_this_mail(phase: Phase) -> None:
 def test_a_host_that_is_refused_at_mail_stops_the_mail_of_the_configuration(
     said: str, own_sender: bool, for_everybody: bool
 ) -> None:
-    """Of other mail the sender may be to blame."""
+    """For a mail with its own sender, that sender may be the reason."""
     outcome = refused(Phase.MAIL, said, own_sender=own_sender)
     assert isinstance(outcome, Deferred)
     assert (outcome.relay_at_fault, outcome.for_everybody) == (for_everybody, for_everybody)
@@ -697,7 +697,7 @@ def test_a_host_that_is_refused_at_mail_stops_the_mail_of_the_configuration(
         (["552 Too many recipients"], Deferred, 552, None),
     ],
 )
-def test_when_everybody_is_refused_the_best_hope_decides(
+def test_the_most_hopeful_reply_decides_when_all_recipients_are_refused(
     said: list[str], kind: type[Outcome], code: int, retry_in: float | None
 ) -> None:
     outcome = classify_recipients(replies(*said))
@@ -719,7 +719,7 @@ def test_when_everybody_is_refused_the_best_hope_decides(
     ],
 )
 def test_those_put_off_are_tried_when_the_server_is_ready(said: list[str], retry_in: float | None) -> None:
-    """At once, when there were only too many at a time (RFC 5321 §4.5.3.1.10)."""
+    """Immediately, if there were only too many at a time (RFC 5321 §4.5.3.1.10)."""
     taken = accepted(250, (ADDRESS,), replies(*said), reply=Reply.parse(250, "2.0.0 queued\nas 1"))
     assert taken == Accepted(
         code=250, accepted=(ADDRESS,), refused=replies(*said), retry_in=retry_in, reply="2.0.0 queued as 1"
@@ -764,7 +764,7 @@ def test_whatever_is_said_of_the_recipients_has_an_outcome(said: dict[str, Reply
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=2), st.text(max_size=60), st.sampled_from(Phase), st.booleans())
 def test_no_4yz_fails_a_mail(digits: list[int], text: str, phase: Phase, own_sender: bool) -> None:
-    """RFC 5321 §4.2.1: it may be tried again."""
+    """RFC 5321 §4.2.1: the mail may be tried again."""
     outcome = classify(Refused(phase, "", Reply.parse(int(f"4{digits[0]}{digits[1]}"), text)), own_sender=own_sender)
     assert isinstance(outcome, Deferred)
 
@@ -782,7 +782,7 @@ def test_no_4yz_fails_a_mail(digits: list[int], text: str, phase: Phase, own_sen
     ],
 )
 def test_what_has_no_reply_has_a_cause_by_its_kind(failure: SMTPFailure, cause: Cause) -> None:
-    """Whatever its words."""
+    """The text of the failure does not matter."""
     assert classify(failure).cause == cause
 
 

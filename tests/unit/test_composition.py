@@ -1,4 +1,4 @@
-"""The arguments of ``send_email``, and what is said of those that are wrong."""
+"""The arguments of ``send_email``, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_a_lazy_translation_is_text() -> None:
     assert render(made(subject=gettext_lazy("Yes"), html_body=gettext_lazy("No"))).message_id
 
 
-@pytest.mark.parametrize("nobody", [None, ""])
-def test_a_sender_left_out_is_left_open(nobody: str | None) -> None:
-    assert render(made(from_email=nobody)).from_at is not None
+@pytest.mark.parametrize("sender", [None, ""])
+def test_a_sender_left_out_is_left_open(sender: str | None) -> None:
+    assert render(made(from_email=sender)).from_at is not None
 
 
 @pytest.mark.parametrize("name", ["cc", "bcc", "reply_to", "attachments"])
@@ -81,7 +81,7 @@ def test_none_is_as_good_as_an_empty_list(name: str) -> None:
         ("body", None),
         ("body", b"bytes"),
         ("from_email", 7),
-        ("from_email", "nobody@"),
+        ("from_email", "noreply@"),
         ("from_email", "a@example.com\nX: y"),
         ("html_body", b"<p>"),
         ("to", "kim@example.com"),
@@ -126,5 +126,5 @@ def test_what_is_wrong_is_refused_and_named(argument: str, value: Any) -> None:
 
 
 def test_a_text_where_a_list_belongs_is_refused_with_a_way_to_correct_it() -> None:
-    with pytest.raises(InvalidMail, match=r"write to=\[…\] around it"):
+    with pytest.raises(InvalidMail, match=r"put it in a list: to=\[…\]"):
         made(to="kim@example.com")

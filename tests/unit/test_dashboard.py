@@ -1,4 +1,4 @@
-"""Intervals begin where the clock on the wall has its marks, and what is drawn stays in its chart."""
+"""Intervals begin on the full units of the local clock, and drawings stay within their chart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_J
 
 @given(now=MOMENTS, zone=ZONES, name=st.sampled_from(sorted(PERIODS)))
 def test_intervals_follow_each_other_up_to_now(now: dt.datetime, zone: str, name: str) -> None:
-    """The last holds this moment, and each begins on a full interval of the local clock."""
+    """The last interval contains the present moment, and each begins on a full interval of the local clock."""
     period = PERIODS[name]
     with timezone.override(zone):
         intervals = period.intervals(now)
@@ -27,14 +27,14 @@ def test_intervals_follow_each_other_up_to_now(now: dt.datetime, zone: str, name
         assert intervals[-1].start <= now < intervals[-1].end
         assert all(one.end == following.start for one, following in itertools.pairwise(intervals))
         last = timezone.localtime(intervals[-1].start)
-        begun = timezone.localtime(now).utcoffset() == last.utcoffset()  # but for the day on which clocks are changed
+        begun = timezone.localtime(now).utcoffset() == last.utcoffset()  # except on the day of a clock change
         assert not begun or (last.hour * 3600 + last.minute * 60 + last.second) % period.width == 0
         assert sum(map(period.is_mark, (each.start for each in intervals))) >= 3
 
 
 @given(values=st.lists(st.integers(0, 10_000_000), min_size=1, max_size=30))
 def test_bars_are_as_high_as_what_they_stand_for(values: list[int]) -> None:
-    """No bar is higher than the axis, and the axis is at most five times as high as the highest."""
+    """No bar is higher than the axis, and the axis is at most five times as high as the highest bar."""
     bars, marks = drawing.bars(values, [str(number) for number in range(len(values))])
     assert len(bars) == sum(map(bool, values))
     for bar in bars:

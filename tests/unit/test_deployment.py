@@ -1,4 +1,4 @@
-"""The files in deploy/: they run what compose and the Procfile run, and name nothing that does not exist."""
+"""The files in deploy/ run the same processes as compose and the Procfile, and name only things that exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from email_integration.models import Delivery
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-#: systemd's grace period, like Kubernetes', is for what a worker waits for longest: the reply to a final dot.
+#: The grace period of systemd and Kubernetes must cover a worker's longest wait: the reply to a final dot.
 GRACE = conf.DEFAULTS["REPLY_TIMEOUT"]
 
 
@@ -39,7 +39,7 @@ def of_kind(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    """What is to run in each workload, by its name."""
+    """Return the pod specification of each workload, by its name."""
     specs = {
         name: found["spec"]["template"]["spec"]
         for kind in ("Deployment", "Job")
@@ -52,7 +52,7 @@ def pods() -> dict[str, dict[str, Any]]:
 
 
 def units() -> dict[str, configparser.SectionProxy]:
-    """The [Service] of each unit, by its name without 'mail-'."""
+    """Return the [Service] section of each unit, by its name without 'mail-'."""
     found = {}
     for file in sorted((ROOT / "deploy" / "systemd").glob("*.service")):
         unit = configparser.ConfigParser(interpolation=None, strict=True)
@@ -62,12 +62,12 @@ def units() -> dict[str, configparser.SectionProxy]:
     return found
 
 
-#: What may differ from place to place: where it listens, what it is called, where it writes, whether Flower is there.
+#: Options that may differ between places: listening address, host name, and where a process writes.
 _OF_THE_PLACE = {"--bind", "--hostname", "--schedule"}
 
 
 def essence(command: list[str]) -> list[str]:
-    """A command without what is of its place alone."""
+    """Return a command without the parts that depend on the place."""
     left = [Path(command[0]).name, *command[1:]]
     for option in _OF_THE_PLACE & {*left}:
         at = left.index(option)
@@ -90,7 +90,7 @@ def commands_of(place: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("place", ["Procfile", "systemd", "kubernetes"])
 def test_what_runs_is_the_same_in_every_place(place: str) -> None:
-    """But for names and addresses. What is only in one place does not count."""
+    """Names and addresses may differ. Processes that exist in one place only are ignored."""
     ours, theirs = commands_of(place), commands_of("compose")
     alike = ours.keys() & theirs.keys()
     assert {"web", "worker", "worker-high", "worker-bulk", "beat"} <= alike
@@ -100,7 +100,7 @@ def test_what_runs_is_the_same_in_every_place(place: str) -> None:
 
 @pytest.mark.parametrize("place", ["compose", "systemd", "kubernetes"])
 def test_every_queue_has_workers_and_only_of_one_kind(place: str) -> None:
-    """A queue that nobody consumes keeps its mail; one that two kinds of workers serve keeps no priority apart."""
+    """Mail in a queue without a worker stays there, and a queue with two kinds of workers mixes priorities."""
     consumed = [
         queue
         for command in commands_of(place).values()
@@ -117,7 +117,7 @@ def test_there_is_one_beat_and_never_two() -> None:
 
 
 def test_workers_have_the_time_to_finish() -> None:
-    """Longer than the longest wait for a reply; and TERM goes to the worker's main process alone."""
+    """They have longer than the longest wait for a reply, and TERM is sent only to the worker's main process."""
     for name, pod in pods().items():
         if "worker" in name:
             assert pod["terminationGracePeriodSeconds"] > GRACE
@@ -143,7 +143,7 @@ def test_containers_may_do_nothing_more_than_they_need_and_none_takes_all_of_the
         secrets = {one if isinstance(one, str) else one["source"] for one in service.get("secrets", ())}
         assert secrets <= file["secrets"].keys(), name
         named = {value for key, value in service.get("environment", {}).items() if key.endswith("_FILE")}
-        # That one is named only where RabbitMQ is wanted, and RabbitMQ's own is where it looks by itself.
+        # BROKER_URL_FILE is set only if RabbitMQ is wanted. RabbitMQ reads its own secret from its default place.
         named.discard("${BROKER_URL_FILE:-}")
         assert named == {f"/run/secrets/{secret}" for secret in secrets - {"broker_url", "rabbitmq_login"}}, name
         if "build" in service:
@@ -152,7 +152,7 @@ def test_containers_may_do_nothing_more_than_they_need_and_none_takes_all_of_the
 
 
 def variables_of(place: str) -> dict[str, dict[str, str]]:
-    """What the place itself sets in the environment of each process, by the names of ``commands_of``."""
+    """Return the environment that the place sets for each process, by the names of ``commands_of``."""
     if place == "compose":
         services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
         return {name: service.get("environment", {}) for name, service in services.items()}
@@ -171,7 +171,7 @@ def variables_of(place: str) -> dict[str, dict[str, str]]:
 
 
 def journals_of(place: str) -> dict[str, PurePosixPath]:
-    """The folder of the journals of each worker in this place."""
+    """Return the journal folder of each worker in this place."""
     return {
         name: PurePosixPath(variables_of(place)[name]["JOURNAL_DIR"])
         for name, command in commands_of(place).items()
@@ -181,7 +181,7 @@ def journals_of(place: str) -> dict[str, PurePosixPath]:
 
 @pytest.mark.parametrize("place", ["Procfile", "compose", "systemd", "kubernetes"])
 def test_workers_alone_have_a_place_for_journals(place: str) -> None:
-    """What sends no mail keeps none, and would be warned of a folder that it does not need."""
+    """Other processes send no mail and keep no journal; they would get a warning about a folder they do not need."""
     named = {name for name, variables in variables_of(place).items() if "JOURNAL_DIR" in variables}
     assert named == journals_of(place).keys() == {"worker", "worker-high", "worker-bulk"}
 
@@ -195,7 +195,7 @@ def test_workers_alone_have_a_place_for_journals(place: str) -> None:
     ],
 )
 def test_the_journals_of_the_procfile_lie_where_all_is_written(given: dict[str, str], expected: str) -> None:
-    """Unless one is named, as for ``make run`` in ``.env``."""
+    """A folder named in the environment, as in ``.env`` for ``make run``, takes precedence."""
     for line in (ROOT / "Procfile").read_text().splitlines():
         name, command = line.split(": ", 1)
         if "worker" in name:
@@ -210,7 +210,7 @@ def test_the_journals_of_the_procfile_lie_where_all_is_written(given: dict[str, 
 
 
 def test_the_journals_of_units_outlive_the_private_tmp() -> None:
-    """In the state directory, where the worker makes the folder itself: systemd's own would have mode 0755."""
+    """They are in the state directory, where the worker makes the folder: one made by systemd would have mode 0755."""
     for name, folder in journals_of("systemd").items():
         unit = units()[name]
         state = [PurePosixPath("/var/lib") / one for one in unit["StateDirectory"].split()]
@@ -220,7 +220,7 @@ def test_the_journals_of_units_outlive_the_private_tmp() -> None:
 
 
 def test_the_journals_of_containers_lie_in_a_volume_that_lasts() -> None:
-    """With a name, and at the very folder: one that is made anew with the container would be gone with it."""
+    """The volume has a name and covers this folder: an anonymous one would be lost with its container."""
     file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     for name, folder in journals_of("compose").items():
         service = file["services"][name]
@@ -229,13 +229,13 @@ def test_the_journals_of_containers_lie_in_a_volume_that_lasts() -> None:
         assert service["read_only"], name
         tmpfs = [PurePosixPath(mount.split(":")[0]) for mount in service["tmpfs"]]
         assert not {*tmpfs} & {folder, *folder.parents}, name
-        # What all services of ours have stays there for workers.
+        # Workers keep the environment and the volumes that all our services have, and add to them.
         assert service["environment"].items() > file["services"]["web"]["environment"].items(), name
         assert {*file["services"]["web"]["volumes"]} < {*service["volumes"]}, name
 
 
 def test_the_image_has_a_private_folder_of_its_user_where_each_volume_comes() -> None:
-    """A new volume takes owner and mode of what it covers. No later instruction may copy over it."""
+    """A new volume takes owner and mode of the folder that it covers. No later instruction may copy over it."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     (making,) = [number for number, line in enumerate(lines) if line.startswith("RUN install ")]
     _, *words = shlex.split(lines[making].removeprefix("RUN "))
@@ -249,7 +249,10 @@ def test_the_image_has_a_private_folder_of_its_user_where_each_volume_comes() ->
 
 
 def test_the_journals_of_pods_lie_in_a_volume_of_their_own_on_disk() -> None:
-    """One folder below it: its own belongs to root and can be written by all, and no journal is kept in such a one."""
+    """The journals are in a folder below the volume, not in the volume's own folder.
+
+    The volume's own folder belongs to root and is writable by all, so no journal is kept in it.
+    """
     for name, folder in journals_of("kubernetes").items():
         pod = pods()[name]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -260,13 +263,13 @@ def test_the_journals_of_pods_lie_in_a_volume_of_their_own_on_disk() -> None:
 
 
 def compose_images() -> dict[str, str]:
-    """The tag of each image that compose takes from a registry, by the image's name."""
+    """Return the tag of each image that compose takes from a registry, by the image's name."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     return dict(service["image"].rsplit(":", 1) for service in services if "build" not in service)
 
 
 def test_every_image_has_a_tag_that_names_its_version() -> None:
-    """A tag without a version becomes another program when it is pulled again."""
+    """A tag without a version can become another program when it is pulled again."""
     assert compose_images().keys() == {"axllent/mailpit", "postgres", "rabbitmq", "valkey/valkey"}
     for name, tag in compose_images().items():
         assert re.match(r"v?\d+\.\d+", tag), f"{name}:{tag}"
@@ -288,7 +291,7 @@ def test_the_images_python_is_one_that_is_tested() -> None:
 
 
 def test_the_databases_volume_lies_where_its_image_keeps_the_data() -> None:
-    """Elsewhere, the image would keep the data in a nameless volume, which a new container does not find.
+    """Elsewhere, the image would keep the data in an anonymous volume, which a new container does not find.
 
     Since PostgreSQL 18 the image's volume is the parent folder (docker-library/postgres#1259).
     """
@@ -298,7 +301,10 @@ def test_the_databases_volume_lies_where_its_image_keeps_the_data() -> None:
 
 
 def test_celerys_own_queues_are_ones_that_rabbitmq_4_3_takes() -> None:
-    """It refuses queues that are neither durable nor exclusive: those of remote control and of events were such."""
+    """RabbitMQ 4.3 refuses queues that are neither durable nor exclusive.
+
+    Celery's queues of remote control and of events were of that kind.
+    """
     mailbox = app.control.mailbox
     with Connection("memory://") as connection:
         queues = [mailbox.get_queue("celery@host"), mailbox.get_reply_queue(), app.events.Receiver(connection).queue]
@@ -322,7 +328,7 @@ def test_the_variables_are_those_that_the_project_reads() -> None:
     secret = set(re.findall(r"--from-literal=([A-Z_]+)=", page))
     assert {"DATABASE_URL", "SECRET_KEY", "SMTP_PASSWORD_KEYS"} == secret <= known
     for place in ("compose", "Procfile", "systemd", "kubernetes"):
-        for name in commands_of(place).keys() - {"db", "rabbitmq"}:  # other people's images
+        for name in commands_of(place).keys() - {"db", "rabbitmq"}:  # third-party images
             files = {f"{secret}_FILE" for secret in env.SECRETS}
             assert {*variables_of(place)[name]} <= known | files, f"{place}: {name}"
 
@@ -355,7 +361,7 @@ def test_the_user_is_that_of_the_image() -> None:
 
 @pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
 def test_the_page_that_a_probe_asks_for_answers(probe: str) -> None:
-    """With the Host that it sends, which is always allowed; and without the database, which is another's affair."""
+    """It answers to the probe's Host header, which is always allowed, and without the database, which others check."""
     asked = pods()["web"]["containers"][0][probe]["httpGet"]
     (host,) = [header["value"] for header in asked["httpHeaders"] if header["name"] == "Host"]
     assert Client().get(asked["path"], headers={"host": host}).status_code == 200
@@ -363,7 +369,7 @@ def test_the_page_that_a_probe_asks_for_answers(probe: str) -> None:
 
 @pytest.mark.django_db
 def test_the_example_says_what_waits() -> None:
-    """The question of docs/deployment.md, as it stands there."""
+    """The query of docs/deployment.md, as it is printed there."""
     for priority in ("high", "bulk", "bulk"):
         submit(EmailMessage("News", "Text", None, ["kim@example.com"]), priority=priority)
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)

@@ -1,4 +1,4 @@
-"""How many sessions are of use, by how long mails take."""
+"""The useful number of sessions, derived from the duration of mails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST = 10
     ],
 )
 def test_the_quickest_of_twenty_counts(took: list[float], sessions: int) -> None:
-    """A busy machine makes some of them slow, and a server far away all of them."""
+    """A busy machine makes some mails slow, and a distant server makes all of them slow."""
     distance = Distance()
     for seconds in took:
         distance.see(seconds)

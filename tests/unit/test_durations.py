@@ -1,4 +1,4 @@
-"""Which files of tests ``make quick`` runs."""
+"""The choice of test files for ``make quick``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contents, sealed in one piece or piece by piece: what comes out is what went in, or nothing."""
+"""Contents, sealed in one piece or in several: opening returns the original content or fails."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def is_damaged(seal: str, stored: bytes, place: ContentPlace = PLACE) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_comes_out_as_it_went_in(size: int) -> None:
-    """In one piece up to 64 KiB, and the beginning alone too."""
+    """A content of up to 64 KiB is one piece; its beginning can be opened separately."""
     seal, stored = sealed(content(size))
     assert opened(seal, stored) == content(size)
     assert seal.startswith("gcm$1$" if size <= PIECE else "stream$1$")
@@ -73,7 +73,7 @@ def test_any_size_comes_out_as_it_went_in(size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("block", [1000, PIECE, PIECE + 1, 5 * PIECE])
 def test_blocks_of_any_size_come_out_as_they_went_in(size: int, block: int) -> None:
-    """Sealed in the same pieces as when they are given as one."""
+    """They are sealed in the same pieces as a single block."""
     plain = content(size)
     blocks = (plain[start : start + block] for start in range(0, size, block))
     seal, pieces = encryption.seal(blocks, PLACE, size=size)
@@ -102,7 +102,7 @@ def test_one_changed_octet_is_found_wherever_it_is(where: int, change: int, size
 
 @given(st.integers(0, 3 * PIECE), st.sampled_from([1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE]))
 def test_what_was_cut_off_is_found_wherever_it_was_cut(where: int, size: int) -> None:
-    """At the border of two pieces too, where each piece that is left opens by itself."""
+    """Also at the border of two pieces, where each remaining piece would open."""
     seal, stored = sealed(content(size))
     assert is_damaged(seal, stored[: where % len(stored)])
     assert is_damaged(seal, stored[: (len(stored) - 1) // (PIECE + TAG) * (PIECE + TAG)])
@@ -115,7 +115,7 @@ def test_what_was_appended_is_found(size: int, more: bytes) -> None:
 
 
 def test_pieces_in_another_order_are_found() -> None:
-    """Twice, left out, and swapped; and those of another content of the same row."""
+    """Repeated, missing and swapped pieces, and pieces of another content of the same row."""
     seal, pieces = encryption.seal((content(3 * PIECE),), PLACE, size=3 * PIECE)
     one, two, three = pieces
     for some in ((two, one, three), (one, one, two, three), (one, three), (two, three), (one, two), (three,), ()):
@@ -125,13 +125,13 @@ def test_pieces_in_another_order_are_found() -> None:
     assert is_damaged(seal, other + two + three)
 
 
-# -- bound to its place, by all that the seal says ---------------------------------------------------------------------
+# -- bound to its place by every part of the seal ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 10, PIECE + 1])
 @pytest.mark.parametrize("change", [{"row": "other"}, {"row": "row\0"}, {"field": "other"}, {"model": "app.other"}])
 def test_a_content_opens_in_its_own_place_alone(size: int, change: dict[str, str]) -> None:
-    """Also when the check of the place, which people read, is made to fit."""
+    """Also when the readable check of the place is forged to match."""
     elsewhere = PLACE._replace(**change)
     seal, stored = sealed(content(size))
     with pytest.raises(Misplaced):
@@ -149,7 +149,7 @@ def test_a_seal_of_another_content_opens_nothing(size: int) -> None:
 
 @pytest.mark.parametrize("size", [10, PIECE + 1])
 def test_a_seal_that_was_changed_opens_nothing(size: int) -> None:
-    """In whichever part."""
+    """Any part of the seal may be the changed one."""
     seal, stored = sealed(content(size))
     kind, version, key, day, check, random = seal.split("$")
     other = {"gcm": "stream", "stream": "gcm"}[kind]
@@ -178,7 +178,7 @@ def test_a_seal_that_was_changed_opens_nothing(size: int) -> None:
 
 @pytest.mark.parametrize("size", [10, PIECE + 1])
 def test_every_configured_key_opens_and_the_newest_seals(size: int) -> None:
-    """It is the one that the seal names; its id does not tell the key."""
+    """The seal names the key by its id; the id does not disclose the key."""
     with keys(OLD):
         seal, stored = sealed(content(size))
         assert encryption.key_id(seal) == encryption.newest_key_id()
@@ -197,7 +197,7 @@ def test_nothing_is_sealed_without_usable_keys(given: list[str]) -> None:
 
 
 def test_each_day_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that no key seals more than its random nonces allow; contents of all days open."""
+    """No key seals more contents than its random nonces allow. Contents of all days can be opened."""
 
     class Days:
         now = 0.0
@@ -217,28 +217,28 @@ def test_each_day_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_two_contents_have_a_nonce_in_common() -> None:
-    """Nor, where nonces are counted, a key: the same content looks otherwise each time."""
+    """Where nonces are counted, no key is shared either: the same content looks different each time."""
     small, large = [sealed(b"the same") for _ in range(1000)], [sealed(b"a" * (PIECE + 1)) for _ in range(20)]
     assert len({seal.split("$")[5] for seal, _ in small}) == len({stored for _, stored in small}) == 1000
     assert len({stored[:PIECE] for _, stored in large}) == len({stored[PIECE:] for _, stored in large}) == 20
 
 
 def test_nothing_of_the_content_can_be_seen() -> None:
-    """Nor that pieces are alike; nor is a configured key, or one that is derived from it, in the seal."""
-    plain = b"tell nobody " * 10_000
+    """Equal pieces do not look equal. The seal contains neither a configured key nor one derived from it."""
+    plain = b"kept secret " * 10_000
     seal, stored = sealed(plain)
-    assert b"tell nobody" not in stored
+    assert b"kept secret" not in stored
     _, (one, two) = encryption.seal((b"a" * 2 * PIECE,), PLACE, size=2 * PIECE)
     assert one[:PIECE] != two[:PIECE]
     assert NEW not in seal
     assert NEW[:8] not in seal
 
 
-# -- streamed ----------------------------------------------------------------------------------------------------------
+# -- streaming ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_gives_little_at_a_time_is_read_all_the_same() -> None:
-    """As one that comes over a network may."""
+    """A file that is read over a network may do this."""
 
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -250,7 +250,7 @@ def test_a_file_that_gives_little_at_a_time_is_read_all_the_same() -> None:
 
 
 def test_no_more_than_a_piece_or_two_is_held_at_a_time() -> None:
-    """What is sealed or opened is given away before the next but one is read."""
+    """A sealed or opened piece is passed on before the next but one is read."""
     taken = 0
 
     def pieces(given: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The environment: what the settings make of it, and how each wrong value stops the start."""
+"""The environment: how the settings use it, and how each wrong value stops the start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
 def variables() -> list[str]:
-    """All variables that .env.example documents."""
+    """Return all variables that .env.example documents."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     return [match[1] for line in lines if (match := re.match(r"#?([A-Z0-9_]+)=", line))]
 
@@ -48,7 +48,7 @@ def run(arguments: list[str], var: Path, **variables: str) -> subprocess.Complet
 
 
 def show(expression: str, var: Path, **variables: str) -> Any:
-    """Evaluate an expression of the settings, called ``s``, in a process of its own."""
+    """Evaluate an expression of the settings, called ``s``, in a separate process."""
     result = run(["-c", f"import config.settings as s; print(repr(({expression})))"], var, **variables)
     assert result.returncode == 0, result.stderr
     return ast.literal_eval(result.stdout)
@@ -66,15 +66,15 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"VAR_DIR": "/dev/null/var"}, "VAR_DIR"),
         ({"ENV_FILE": "/nowhere/.env"}, "ENV_FILE"),
         ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
-        ({"DATABASE_URL": "gopher://user:tell-nobody@host/db"}, "DATABASE_URL"),
-        ({"DATABASE_URL": "postgres://user:tell-nobody@host:port/db"}, "DATABASE_URL"),
-        ({"DATABASE_URL": "postgres://user:tell-nobody@host"}, "DATABASE_URL"),
-        ({"REDIS_URL": "http://user:tell-nobody@host"}, "REDIS_URL"),
-        ({"REDIS_URL": "redis://user:tell-nobody@host/zero"}, "REDIS_URL"),
-        ({"REDIS_URL": "redis://:tell-nobody@host:99999/0"}, "REDIS_URL"),
-        ({"BROKER_URL": "http://user:tell-nobody@host"}, "BROKER_URL"),
+        ({"DATABASE_URL": "gopher://user:keep-this-secret@host/db"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://user:keep-this-secret@host:port/db"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://user:keep-this-secret@host"}, "DATABASE_URL"),
+        ({"REDIS_URL": "http://user:keep-this-secret@host"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://user:keep-this-secret@host/zero"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://:keep-this-secret@host:99999/0"}, "REDIS_URL"),
+        ({"BROKER_URL": "http://user:keep-this-secret@host"}, "BROKER_URL"),
         ({"BROKER_URL": "amqp:///mail"}, "BROKER_URL"),
-        ({"BROKER_URL": "amqp://user:tell-nobody@host:port//"}, "BROKER_URL"),
+        ({"BROKER_URL": "amqp://user:keep-this-secret@host:port//"}, "BROKER_URL"),
         ({"EMAIL_HOST": "smtp://example.com"}, "EMAIL_HOST"),
         ({"EMAIL_HOST": "smtp.example.com:587"}, "EMAIL_HOST"),
         ({"EMAIL_HOST": "[::1]:587"}, "EMAIL_HOST"),
@@ -90,7 +90,7 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"EMAIL_USE_TLS": "starttls"}, "EMAIL_USE_TLS"),
         ({"EMAIL_USE_TLS": "true", "EMAIL_USE_SSL": "true"}, "EMAIL_USE_SSL"),
         ({"EMAIL_TIMEOUT": "-1"}, "EMAIL_TIMEOUT"),
-        ({"DEFAULT_FROM_EMAIL": "nobody"}, "DEFAULT_FROM_EMAIL"),
+        ({"DEFAULT_FROM_EMAIL": "kim"}, "DEFAULT_FROM_EMAIL"),
         ({"LEASE": "120"}, "LEASE"),
         ({"LEASE": "60", "REPLY_TIMEOUT": "60"}, "LEASE"),
         ({"REPLY_TIMEOUT": "nan"}, "REPLY_TIMEOUT"),
@@ -103,8 +103,8 @@ def show(expression: str, var: Path, **variables: str) -> Any:
         ({"QUARANTINE_AFTER": "0"}, "QUARANTINE_AFTER"),
         ({"IN_DOUBT": "maybe"}, "IN_DOUBT"),
         ({"CACHE": "other"}, "CACHE"),
-        ({"SMTP_PASSWORD_KEYS": "tell-nobody"}, "SMTP_PASSWORD_KEYS"),
-        ({"SMTP_PASSWORD_KEYS": f"{KEY},tell-nobody"}, "SMTP_PASSWORD_KEYS"),
+        ({"SMTP_PASSWORD_KEYS": "keep-this-secret"}, "SMTP_PASSWORD_KEYS"),
+        ({"SMTP_PASSWORD_KEYS": f"{KEY},keep-this-secret"}, "SMTP_PASSWORD_KEYS"),
         ({"SECRET_PROVIDERS": "vault"}, "SECRET_PROVIDERS"),
         ({"SECRET_PROVIDERS": "vault=shop.secrets.Vault,=x"}, "SECRET_PROVIDERS"),
     ],
@@ -113,7 +113,7 @@ def show(expression: str, var: Path, **variables: str) -> Any:
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable(
     wrong: dict[str, str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no secret is in the line."""
+    """The line contains no secret."""
     for name in variables():
         monkeypatch.delenv(name, raising=False)
     for name, value in ({"DEBUG": "true", "ENV_FILE": "", "VAR_DIR": str(tmp_path)} | wrong).items():
@@ -125,7 +125,7 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable(
     line = str(stopped.value.code)
     assert line.startswith(f"{named}: ")
     assert len(line.splitlines()) == 1
-    assert "tell-nobody" not in line
+    assert "keep-this-secret" not in line
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable(
     ids=lambda program: " ".join(program[:5]),
 )
 def test_every_program_stops_at_a_wrong_value(program: list[str], tmp_path: Path) -> None:
-    """One line on stderr from Django, Celery, Flower and gunicorn alike; none of them goes on or loops."""
+    """Django, Celery, Flower and gunicorn print one line on stderr and exit; none continues or restarts in a loop."""
     result = run(program, tmp_path, DEBUG="true", EMAIL_PORT="abc", HOME=str(tmp_path))
 
     assert result.returncode != 0
@@ -150,7 +150,7 @@ def test_every_program_stops_at_a_wrong_value(program: list[str], tmp_path: Path
 
 
 def test_secrets_are_made_once_with_debug_and_kept_private(tmp_path: Path) -> None:
-    """SECRET_KEY and the Fernet key outlive the process, in files that nobody else may read."""
+    """SECRET_KEY and the Fernet key outlive the process, in files that only their owner may read."""
     expression = "s.SECRET_KEY, s.EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']"
 
     first = show(expression, tmp_path, DEBUG="true")
@@ -161,7 +161,7 @@ def test_secrets_are_made_once_with_debug_and_kept_private(tmp_path: Path) -> No
 
 
 def test_given_secrets_are_taken_and_nothing_is_written(tmp_path: Path) -> None:
-    """What the environment says is used as it is."""
+    """The values of the environment are used unchanged."""
     given = show(
         "s.SECRET_KEY, s.EMAIL_INTEGRATION['SMTP_PASSWORD_KEYS']", tmp_path, SECRET_KEY="x", SMTP_PASSWORD_KEYS=KEY
     )
@@ -171,7 +171,7 @@ def test_given_secrets_are_taken_and_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_all_that_start_at_once_get_the_same_secret(tmp_path: Path) -> None:
-    """Whoever links first wins; nobody sees half a secret, and nothing is left over."""
+    """The first process to link its file wins. No process reads half a secret, and no temporary file is left."""
     starters = 16
     together = threading.Barrier(starters)
 
@@ -191,7 +191,7 @@ def test_all_that_start_at_once_get_the_same_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(env.SECRETS))
 def test_a_secret_may_stand_in_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that NAME_FILE names, without the line end at its end; an empty NAME beside it counts as none."""
+    """NAME_FILE names the file; its final line end is removed. An empty NAME counts as not set."""
     file = tmp_path / "secret"
     monkeypatch.setenv(f"{name}_FILE", str(file))
     for end in ("", "\n", "\r\n"):
@@ -199,35 +199,36 @@ def test_a_secret_may_stand_in_a_file(name: str, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, "")
         assert env.is_set(name)
         assert env.raw(name) == env.text(name) == "pass word"
-    monkeypatch.setenv(name, "tell-nobody")
+    monkeypatch.setenv(name, "keep-this-secret")
     with pytest.raises(WrongValue, match=f"^{name}_FILE: cannot be set together with {name}; ") as stopped:
         env.raw(name)
-    assert "tell-nobody" not in str(stopped.value)
+    assert "keep-this-secret" not in str(stopped.value)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["none", "empty", "a line end", "no text"])
 def test_a_secret_file_that_cannot_be_used_stops_the_start(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one line that names the variable and the file."""
+    """The error is one line that names the variable and the file."""
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
     monkeypatch.delenv("SECRET_KEY", raising=False)
     monkeypatch.setenv("SECRET_KEY_FILE", str(file))
-    with pytest.raises(WrongValue, match=rf"^SECRET_KEY_FILE: '{file}' (cannot be read: \w+|is empty) "):
+    problem = r"(cannot be read: \w+|is empty; write the secret into it)"
+    with pytest.raises(WrongValue, match=rf"^SECRET_KEY_FILE: '{file}' {problem} "):
         env.raw("SECRET_KEY")
 
 
 def test_what_is_no_secret_is_not_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENV_FILE itself ends like the name of one."""
+    """The name ENV_FILE also ends in _FILE."""
     (tmp_path / "file").write_text("from file")
     monkeypatch.setenv("EMAIL_HOST_FILE", str(tmp_path / "file"))
     assert not env.is_set("EMAIL_HOST")
 
 
 def test_without_a_second_factor_nothing_of_it_is_imported(tmp_path: Path) -> None:
-    """Nor has the database tables for it."""
+    """The database does not have its tables either."""
     asked = (
         "import sys, django; django.setup(); from config import urls; print({'django_otp', 'segno'} & set(sys.modules))"
     )
@@ -240,16 +241,16 @@ def test_without_a_second_factor_nothing_of_it_is_imported(tmp_path: Path) -> No
 def test_a_second_factor_that_cannot_be_asked_for_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The admin would ask for a password alone otherwise."""
+    """Otherwise the admin would ask only for a password."""
     for name, value in {"DEBUG": "true", "ENV_FILE": "", "VAR_DIR": str(tmp_path), "ADMIN_REQUIRE_2FA": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WrongValue, match=r"^ADMIN_REQUIRE_2FA: wants django-otp and segno; "):
+    with pytest.raises(WrongValue, match=r"^ADMIN_REQUIRE_2FA: needs django-otp and segno; "):
         runpy.run_path(str(ROOT / "config" / "settings.py"))
 
 
 def test_every_program_reads_its_secrets_from_files(tmp_path: Path) -> None:
-    """The settings as a whole; the password of PostgreSQL stands beside its URL and may be of any characters."""
+    """The whole settings are loaded. PostgreSQL's password is separate from its URL and may contain any characters."""
     files = {
         "SECRET_KEY": "key",
         "SMTP_PASSWORD_KEYS": KEY,
@@ -275,7 +276,7 @@ def test_the_password_in_a_url_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
-    """An empty SECRET_KEY would sign everything with nothing."""
+    """An empty SECRET_KEY would make every signature forgeable."""
     (tmp_path / "kept").touch()
 
     with pytest.raises(WrongValue, match="is empty"):
@@ -283,7 +284,7 @@ def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_email_settings_are_defined_only_when_their_variable_is(tmp_path: Path) -> None:
-    """The app tells 'not set by the project' by that; an empty variable counts as none."""
+    """This is how the app recognises settings that the project has not set; an empty variable counts as not set."""
     expression = (
         "{name: value for name, value in vars(s).items()"
         " if name.startswith(('EMAIL_', 'MAILERS', 'DEFAULT_FROM')) and name != 'EMAIL_INTEGRATION'}"
@@ -305,14 +306,14 @@ def test_email_settings_are_defined_only_when_their_variable_is(tmp_path: Path) 
 
 @pytest.mark.parametrize("host", ["smtp.example.com", "localhost", "192.0.2.1", "::1", "2001:db8::25", "fe80::1%eth0"])
 def test_a_mail_server_is_a_name_or_an_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """IPv6 too, the way sockets take it."""
+    """IPv6 too, in the form that sockets accept."""
     monkeypatch.setenv("EMAIL_HOST", host)
 
     assert env.host("EMAIL_HOST") == host
 
 
 def test_allowed_hosts_are_what_django_compares_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """IPv6 addresses in brackets, as browsers send them."""
+    """IPv6 addresses are in brackets, as browsers send them."""
     monkeypatch.setenv("ALLOWED_HOSTS", "mail.example.com, .example.org,192.0.2.1,[2001:db8::1],*")
 
     expected = ["mail.example.com", ".example.org", "192.0.2.1", "[2001:db8::1]", "*"]
@@ -320,7 +321,7 @@ def test_allowed_hosts_are_what_django_compares_with(monkeypatch: pytest.MonkeyP
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
-    """And what only the file says counts too."""
+    """Variables that only the file sets are used too."""
     file = tmp_path / "some.env"
     file.write_text("SECRET_KEY=from file\nEMAIL_HOST=file.example.com\n")
 
@@ -330,7 +331,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 
 
 def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
-    """By default and for any SQLite URL; an option in the URL wins."""
+    """By default and for any SQLite URL; an option in the URL takes precedence."""
     by_default = show("s.DATABASES['default']['NAME'], s.DATABASES['default']['OPTIONS']", tmp_path, DEBUG="1")
     assert by_default == (str(tmp_path / "db.sqlite3"), services.SQLITE_OPTIONS)
 
@@ -343,7 +344,7 @@ def test_sqlite_is_fit_for_several_processes(tmp_path: Path) -> None:
 
 
 def test_no_connection_that_goes_silent_is_waited_for_without_end() -> None:
-    """It is given up well within the lease of a mail; an option in the URL wins."""
+    """It is given up well within the lease of a mail; an option in the URL takes precedence."""
     options = services.database("UNSET", "postgres://user@host/db?keepalives_idle=7")["OPTIONS"]
     assert options["keepalives_idle"] == 7
     bounds = services.POSTGRESQL_OPTIONS
@@ -356,7 +357,7 @@ def test_no_connection_that_goes_silent_is_waited_for_without_end() -> None:
 
 
 def test_the_broker_is_redis_unless_another_is_named(tmp_path: Path) -> None:
-    """The cache stays where it was; each transport gets its own options, and none waits without limit."""
+    """The cache URL does not change; each transport gets its own options, and none waits without limit."""
     asked = "s.CELERY_BROKER_URL, s.CACHES['default']['LOCATION'], s.CELERY_BROKER_TRANSPORT_OPTIONS"
     redis = "redis://cache:6379/1"
     assert show(asked, tmp_path, DEBUG="1", REDIS_URL=redis) == (redis, redis, services.REDIS_OPTIONS)
@@ -373,7 +374,7 @@ def test_the_broker_is_redis_unless_another_is_named(tmp_path: Path) -> None:
 
 
 def test_mysql_urls_find_a_driver() -> None:
-    """mysqlclient, or PyMySQL in its place; and twice does no harm."""
+    """mysqlclient, or PyMySQL in its place. A second call does no harm."""
     for _ in range(2):
         database = services.database("UNSET", "mysql://user:password@host:3307/mail")
         assert (database["ENGINE"], database["PORT"], database["NAME"]) == ("django.db.backends.mysql", 3307, "mail")
@@ -382,7 +383,7 @@ def test_mysql_urls_find_a_driver() -> None:
 
 @pytest.mark.parametrize(("key", "default"), conf.DEFAULTS.items())
 def test_each_key_of_the_app_has_a_variable_and_a_type_it_can_be_read_as(key: str, default: object) -> None:
-    """Whoever adds a key documents it, and gives it a default the settings can take the type from."""
+    """A new key must be documented and have a default from which the settings can derive the type."""
     assert isinstance(default, bool | int | float | str | list | dict)
     assert any(line.lstrip("#").startswith(f"{key}=") for line in (ROOT / ".env.example").read_text().splitlines()), (
         f"{key} is missing in .env.example"
@@ -390,7 +391,7 @@ def test_each_key_of_the_app_has_a_variable_and_a_type_it_can_be_read_as(key: st
 
 
 def test_every_variable_that_is_read_is_documented() -> None:
-    """By the settings, by ``make run``, by the Procfile and by Compose."""
+    """The variables of the settings, of ``make run``, the Procfile and Compose."""
     files = [*(ROOT / "config").rglob("*.py"), ROOT / "Procfile", ROOT / "docker-compose.yml"]
     by_python = r"""\b(?:env\.\w+\(|os\.environ\[|os\.environ\.get\()"([A-Z_]+)\""""
     read = {
@@ -404,7 +405,7 @@ def test_every_variable_that_is_read_is_documented() -> None:
 
 
 def test_the_password_of_the_playground_can_be_chosen(tmp_path: Path) -> None:
-    """Else one is made and kept."""
+    """Otherwise a password is generated and kept."""
     code = "from pathlib import Path; from config.local import run; print(run.prepare_environment(Path({!r}))[1])"
     arguments = ["-c", code.format(str(tmp_path))]
 
@@ -414,7 +415,7 @@ def test_the_password_of_the_playground_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
-    """'5' is 5.0 where a time is meant; the queues have names of their own here."""
+    """'5' becomes 5.0 for a time; the queues have other names in this project."""
     keys = ("RETRY_FIRST", "SESSIONS", "CONFIG_CACHE_TTL", "QUEUE", "JOURNAL_DIR", "IN_DOUBT")
     shown = show(
         f"[s.EMAIL_INTEGRATION[key] for key in {keys}]",
@@ -431,7 +432,7 @@ def test_keys_of_the_app_keep_the_type_of_their_default(tmp_path: Path) -> None:
 
 
 def test_where_passwords_may_be_kept_is_read_from_variables(tmp_path: Path) -> None:
-    """Patterns as a list, and the class of each kind behind its name."""
+    """Patterns become a list, and each kind of provider is followed by its class."""
     shown = show(
         "[s.EMAIL_INTEGRATION[key] for key in ('SECRET_REFERENCES', 'SECRET_PROVIDERS', 'SECRET_TTL')]",
         tmp_path,
@@ -445,7 +446,7 @@ def test_where_passwords_may_be_kept_is_read_from_variables(tmp_path: Path) -> N
 
 
 def test_a_wrong_value_survives_pickling() -> None:
-    """It may be raised in a child process."""
+    """The error may be raised in a child process."""
     error = pickle.loads(pickle.dumps(WrongValue("NAME", "is wrong")))
 
     assert (error.name, error.problem, error.code) == ("NAME", "is wrong", WrongValue("NAME", "is wrong").code)

@@ -41,7 +41,7 @@ def _sender(settings: Any) -> None:
 
 @pytest.fixture
 def mailers(settings: Any) -> Any:
-    """Set MAILERS; where Django does not do it by itself, every EMAIL_* setting raises then when it is read."""
+    """Set MAILERS. Reading an EMAIL_* setting then raises an error, even where Django itself does not raise one."""
 
     def set_(value: Any) -> None:
         settings.MAILERS = value
@@ -53,13 +53,13 @@ def mailers(settings: Any) -> Any:
 
 
 def test_the_email_settings_are_read_in_full() -> None:
-    """Every one of them; from Django 6.1 on without the warning that it gives to those who read them."""
+    """Every setting is read; from Django 6.1 on, without Django's warning about reading them."""
     with older_settings(**FULL):
         assert settings_relay() == RELAY
 
 
 def test_djangos_own_defaults_fill_in_the_rest() -> None:
-    """Port 25 in the clear; but no endless wait."""
+    """Port 25 unencrypted, but with a limited timeout."""
     with older_settings(host="smtp.example.com"):
         relay = settings_relay()
 
@@ -69,7 +69,7 @@ def test_djangos_own_defaults_fill_in_the_rest() -> None:
 
 @pytest.mark.parametrize("missing", ["username", "password"])
 def test_half_a_login_is_none(missing: str) -> None:
-    """As in Django's own backend, which logs in only with both."""
+    """Like Django's own backend, which logs in only with both."""
     with older_settings(**{**FULL, missing: ""}):
         relay = settings_relay()
 
@@ -80,7 +80,7 @@ def test_half_a_login_is_none(missing: str) -> None:
 
 @pytest.mark.parametrize("host", [None, ""])
 def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None) -> None:
-    """Django's default, localhost, is nobody's decision."""
+    """Django's default, localhost, is not a choice of the project."""
     with older_settings(**({} if host is None else {"host": host})):
         route = settings_relay()
 
@@ -101,7 +101,7 @@ def test_without_a_host_of_the_projects_own_it_is_nowhere(host: str | None) -> N
     ],
 )
 def test_mailers_name_the_server(mailers: Any, mailers_: Any, options: dict[str, Any]) -> None:
-    """'default' if it names a host, else the only one that does, else 'smtp'; EMAIL_* is never touched."""
+    """'default' if it names a host, else the only mailer that names one, else 'smtp'. EMAIL_* is never read."""
     mailers(mailers_)
 
     assert settings_relay() == RELAY
@@ -112,7 +112,7 @@ def test_mailers_name_the_server(mailers: Any, mailers_: Any, options: dict[str,
     [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"use_ssl": True, "port": "2465"}, 2465)],
 )
 def test_a_port_left_open_is_the_usual_one(mailers: Any, options: dict[str, Any], port: int) -> None:
-    """By the encryption."""
+    """The port depends on the encryption."""
     mailers({"default": {"BACKEND": SMTP, "OPTIONS": {"host": "smtp.example.com", **options}}})
 
     relay = settings_relay()
@@ -124,12 +124,15 @@ def test_a_port_left_open_is_the_usual_one(mailers: Any, options: dict[str, Any]
 @pytest.mark.parametrize(
     ("mailers_", "says"),
     [
-        ({}, "names no SMTP host"),
-        ({"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}, "names no SMTP host"),
-        ({"default": {"BACKEND": SMTP}}, "names no SMTP host"),
-        ({"default": {"BACKEND": SMTP, "OPTIONS": None}}, "names no SMTP host"),
-        ({"default": None}, "names no SMTP host"),
-        ({"default": {"BACKEND": "anymail.backends.x.EmailBackend", "OPTIONS": {"host": "x"}}}, "names no SMTP host"),
+        ({}, "has no SMTP server with a host"),
+        ({"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}, "has no SMTP server with a host"),
+        ({"default": {"BACKEND": SMTP}}, "has no SMTP server with a host"),
+        ({"default": {"BACKEND": SMTP, "OPTIONS": None}}, "has no SMTP server with a host"),
+        ({"default": None}, "has no SMTP server with a host"),
+        (
+            {"default": {"BACKEND": "anymail.backends.x.EmailBackend", "OPTIONS": {"host": "x"}}},
+            "has no SMTP server with a host",
+        ),
         ([], "not a dictionary"),
         ({"one": {"OPTIONS": {"host": "a"}}, "two": {"OPTIONS": {"host": "b"}}}, "'one', 'two'"),
         ({"default": {"OPTIONS": {"host": "a", "use_tls": True, "use_ssl": True}}}, "TLS and SSL"),
@@ -138,7 +141,7 @@ def test_a_port_left_open_is_the_usual_one(mailers: Any, options: dict[str, Any]
     ],
 )
 def test_what_names_no_server_is_nowhere_with_a_reason(mailers: Any, mailers_: Any, says: str) -> None:
-    """Mail waits then, and says why."""
+    """Mail then waits, with this reason."""
     mailers(mailers_)
 
     route = settings_relay()
@@ -148,6 +151,6 @@ def test_what_names_no_server_is_nowhere_with_a_reason(mailers: Any, mailers_: A
 
 
 def test_tls_and_ssl_together_are_nowhere() -> None:
-    """Django's own backend refuses that too."""
+    """Django's own backend refuses this combination too."""
     with older_settings(host="smtp.example.com", use_tls=True, use_ssl=True):
         assert isinstance(settings_relay(), Nowhere)

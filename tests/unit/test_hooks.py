@@ -1,4 +1,4 @@
-"""What the app does by itself in a worker."""
+"""The app's automatic actions in a worker."""
 
 import gc
 

@@ -1,6 +1,6 @@
-"""The journal of a sending process: what is written is read, and what is not ours is left alone.
+"""The journal of a sending process: recovery reads every entry, and leaves the files of others alone.
 
-What a kill, a fork and a race do to it is in ``test_journal_processes.py``.
+``test_journal_processes.py`` tests kills, forks and races.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from email_integration.sending.journal import (
 )
 
 OURS = "4d1c2f5e-7c0a-4d7e-9f0e-2b8a6f1f1f11"
-NOBODY = 65534
+OTHER_USER = 65534
 ROOT = os.geteuid() == 0
 
 
@@ -62,19 +62,19 @@ def dot(slot: Slot, **changed: Any) -> None:
 
 
 def entries(folder: Path, installation: str = OURS) -> list[list[JournalEntry]]:
-    """What recovery finds, for each journal; nothing is removed."""
+    """Return the entries that recovery finds in each journal; nothing is removed."""
     with abandoned(folder, installation=installation) as found:
         return [one.entries for one in found]
 
 
 def only(folder: Path) -> JournalEntry:
-    """What recovery finds, where one journal has one entry."""
+    """Return the entry that recovery finds, where one journal has one entry."""
     ((entry,),) = entries(folder)
     return entry
 
 
 def leave(folder: Path, *steps: Callable[[Slot], None]) -> Path:
-    """A journal with one mail in hand, which was taken so far."""
+    """Write a journal with one claimed mail, take these steps for it, and close the journal."""
     mine = journal(folder)
     slot = mine.take("the-id", 3, "the-batch", started_at=1234.5)
     for step in steps:
@@ -203,7 +203,7 @@ def dots(draw: st.DrawFn) -> Dot:
 
 @st.composite
 def slots(draw: st.DrawFn) -> tuple[bytes, JournalEntry]:
-    """The octets of a slot, and what they say."""
+    """Generate the octets of a slot, and the entry that they encode."""
     said = draw(st.none() | dots())
     body = (
         b""
@@ -252,7 +252,7 @@ def test_a_flipped_bit_and_a_cut_are_noticed(slot: tuple[bytes, JournalEntry], d
         found = layout.decode_slot(5, damaged)
         assert found is not None
         assert found.torn
-        # Where the head is whole it says which mail it is.
+        # An undamaged head still names the mail.
         assert found.delivery_id in (None, entry.delivery_id)
 
 
@@ -287,7 +287,7 @@ def test_a_file_that_was_cut_off_has_unreadable_slots(folder: Path, cut: int) ->
     ((first, *others),) = entries(folder)
     assert first.torn
     assert first.delivery_id == ("the-id" if cut >= 51 else None)  # where the head ends
-    # Of those that are missing too nothing is known.
+    # The content of slots missing from the file is unknown too.
     assert [entry.torn for entry in others] == [True] * 7
 
 
@@ -327,7 +327,7 @@ def test_the_journal_says_of_whom_it_is(folder: Path) -> None:
 def test_another_start_of_the_machine_is_recognised(
     folder: Path, then: str, now: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a machine does not tell its starts apart, none of them is known to be this one."""
+    """On a machine without boot ids, no earlier boot counts as this one."""
     monkeypatch.setattr(writing, "boot_id", lambda: then)
     if now is not None:
         monkeypatch.setattr(reading, "boot_id", lambda: now)
@@ -344,13 +344,13 @@ def test_removing_and_releasing(folder: Path) -> None:
         first.release()
         first.release()
         assert only(folder).delivery_id == "the-id"
-        with pytest.raises(RuntimeError, match="was released"):
+        with pytest.raises(RuntimeError, match="is already released"):
             first.remove()
     with abandoned(folder, installation=OURS) as found:
         (second,) = found
         second.remove()
         assert not path.exists()
-        with pytest.raises(RuntimeError, match="was released"):
+        with pytest.raises(RuntimeError, match="is already released"):
             second.remove()
     assert list(found) == []
 
@@ -366,7 +366,7 @@ def test_the_end_of_the_block_releases_all(folder: Path) -> None:
 
 
 def test_this_processs_own_journal_is_not_even_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a network's file system the closing of any descriptor may release the lock of the whole process."""
+    """On a network file system, closing any descriptor may release the lock of the whole process."""
     mine = journal(folder)
     dot(mine.take("the-id", 1, "b"))
     with monkeypatch.context() as patch:
@@ -402,7 +402,7 @@ def test_a_journal_that_another_removes_between_the_list_and_the_lock(
     replaced: list[Path] = []
     with monkeypatch.context() as patch:
         patch.setattr(files.JournalFile, "lock", lock)
-        # The one that is being made inside takes its lock by the real function.
+        # The journal that is created meanwhile takes its lock by the real function.
         patch.setattr(writing, "_made", lambda *args: made(really, *args))
         assert entries(folder) == []
     assert only(folder).delivery_id == "the-id"
@@ -444,7 +444,7 @@ def test_what_a_death_while_making_a_journal_leaves_is_removed_a_minute_later(fo
 def test_a_journal_whose_file_is_taken_for_rubbish_while_it_is_made_is_made_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process was stopped for more than a minute between making the file and locking it."""
+    """Its process was stopped for more than a minute between creating the file and locking it."""
     really = files.JournalFile.lock
     tries: list[str] = []
 
@@ -459,7 +459,7 @@ def test_a_journal_whose_file_is_taken_for_rubbish_while_it_is_made_is_made_anew
     assert len(tries) == 3
     assert mine.is_in_place
     monkeypatch.setattr(files.JournalFile, "lock", lambda _: False)
-    with pytest.raises(JournalUnavailable, match="removed at once"):
+    with pytest.raises(JournalUnavailable, match="removed immediately"):
         journal(folder)
     mine.close()
 
@@ -517,11 +517,11 @@ def test_a_file_that_a_cleaner_removed_is_noticed(folder: Path) -> None:
     mine.path.touch()
     assert not mine.is_in_place
     mine.close()
-    assert mine.path.exists()  # another's
+    assert mine.path.exists()  # not this journal's file
 
 
 def refused(folder: Path, says: str) -> None:
-    """Neither writing nor reading uses the folder."""
+    """Check that neither writing nor reading uses the folder."""
     for use in (lambda: journal(folder), lambda: entries(folder)):
         with pytest.raises(JournalUnavailable, match=says):
             use()
@@ -566,16 +566,16 @@ if ROOT:
 
     def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
         leave(folder)
-        os.chown(folder, NOBODY, -1)
-        refused(folder, f"belongs to user {NOBODY}, and this process runs as user 0")
+        os.chown(folder, OTHER_USER, -1)
+        refused(folder, f"belongs to user {OTHER_USER}, and this process runs as user 0")
 
     def test_a_file_of_another_user_is_left_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = leave(folder)
-        os.chown(path, NOBODY, -1)
+        os.chown(path, OTHER_USER, -1)
         assert entries(folder) == entries(folder) == []
         assert path.exists()
         (logged,) = caplog.messages
-        assert f"belongs to user {NOBODY}" in logged
+        assert f"belongs to user {OTHER_USER}" in logged
 
 else:
 
@@ -611,7 +611,7 @@ def writable_by_others(path: Path, target: Path) -> None:
     ("arrange", "says"),
     [
         (symlink, "is a link"),
-        (hard_link, "has another name"),
+        (hard_link, "has more than one name"),
         (fifo, "a device"),
         (directory, "is a folder"),
         (writable_by_others, "can be written by other users (mode 0620"),
@@ -628,7 +628,7 @@ def test_what_is_no_file_of_ours_alone_is_left_alone(
     assert only(folder).state is SlotState.IN_HAND
     assert entries(folder) != []
     assert path.exists()
-    (logged,) = caplog.messages  # once, not at each look
+    (logged,) = caplog.messages  # once, not at each check
     assert says in logged
 
 
@@ -648,7 +648,7 @@ def test_a_slot_for_each_mail_and_no_more(folder: Path) -> None:
 
 
 def test_after_the_lock_is_released_nothing_can_be_written(folder: Path) -> None:
-    """A thread that hung until then may go on: it must not send a dot of which recovery knows nothing."""
+    """A thread that hung until then may continue: it must not send a final dot that recovery does not know."""
     mine = journal(folder)
     slot = mine.take("the-id", 1, "b")
     mine.close()
@@ -683,7 +683,7 @@ def test_a_step_that_does_not_follow_the_last_is_an_error(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"recipients": [3]}, "position 3 is not that of one of 3 recipients"),
+        ({"recipients": [3]}, "position 3 is out of range for 3 recipients"),
         ({"recipients": [-1]}, "position -1"),
         ({"refused": {3: 550}}, "position 3"),
         ({"refused": {-1: 550}}, "position -1"),
@@ -724,7 +724,7 @@ def test_a_code_that_is_none_is_an_error(folder: Path, code: int) -> None:
     [
         (("x" * 256, 1, "b"), "id has 256 characters"),
         (("id", 1, "x" * 37), "id has 37 characters"),
-        (("id", 2**63, "b"), "cannot hold version"),
+        (("id", 2**63, "b"), "cannot store version"),
         (("\ud800", 1, "b"), "surrogates"),
     ],
 )

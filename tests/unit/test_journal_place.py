@@ -1,4 +1,4 @@
-"""Whether the place of the journals outlives the worker, by the texts that Linux has of its mounts."""
+"""Whether the journals' folder outlives the worker, judged by Linux's list of mounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from email_integration.sending import journal_place
 from email_integration.sending.journal_place import Loss, lost_with, problems
 
-#: /proc/self/mountinfo of a machine with Debian 12: /tmp is no mount of its own.
+#: /proc/self/mountinfo of a machine with Debian 12: /tmp is not a separate mount.
 LAPTOP = r"""
 22 27 0:21 / /proc rw,nosuid,nodev,noexec,relatime shared:13 - proc proc rw
 25 27 0:5 / /dev rw,nosuid,relatime shared:2 - devtmpfs udev rw,size=8110228k,mode=755,inode64
@@ -21,7 +21,7 @@ LAPTOP = r"""
 60 27 254:2 / /home/with\040blank rw,relatime shared:30 - ext4 /dev/mapper/home rw
 """
 
-#: The same with systemd's tmp.mount, as Debian 13 has it, over a disk that was mounted there before.
+#: The same with systemd's tmp.mount, as in Debian 13, over a disk that was mounted there before.
 IN_MEMORY = (
     LAPTOP
     + """
@@ -65,7 +65,7 @@ POD = """
         (LAPTOP, "/tmp/email_integration-1000-a", None),
         (LAPTOP, "/run/mail", Loss.IN_MEMORY),
         (LAPTOP, "/dev/shm", Loss.IN_MEMORY),
-        # A mount point is a folder, not the beginning of a name.
+        # A mount point is a folder, not a prefix of a name.
         (LAPTOP, "/running/mail", None),
         (LAPTOP, "/home/with blank/mail", None),
         (
@@ -98,7 +98,7 @@ def test_a_place_lasts_or_ends_with_what_it_is_mounted_from(mountinfo: str, fold
 
 @pytest.fixture
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Path:
-    """A file in the place of /proc/self/mountinfo, by which ``tmp_path`` is on a disk; an own temporary folder."""
+    """A file in place of /proc/self/mountinfo that has ``tmp_path`` on a disk, and a separate temporary folder."""
     file = tmp_path / "mountinfo"
     file.write_text(LAPTOP)
     monkeypatch.setattr(journal_place, "_MOUNTINFO", file)
@@ -126,7 +126,7 @@ def test_a_folder_in_memory_costs_a_batch_unless_one_only_develops(mounts: Path,
 
     (problem,) = problems()
 
-    assert problem.text == f"The folder of the journals, {mounts.parent / 'journals'}, {Loss.IN_MEMORY}."
+    assert problem.text == f"The journals' folder {mounts.parent / 'journals'} {Loss.IN_MEMORY}."
     for word in ("LEASE", "JOURNAL_DIR", "docs/deployment.md"):
         assert word in problem.hint
     settings.DEBUG = True
@@ -144,7 +144,7 @@ def test_a_way_that_leads_to_memory_by_a_link_is_in_memory(mounts: Path, setting
 
 
 def test_the_temporary_folder_is_judged_where_a_worker_has_run_or_runs(mounts: Path, settings: Any) -> None:
-    """A laptop, a build or a web server without workers is told nothing."""
+    """A laptop, a build or a web server without workers gets no warning."""
     name(settings, "")
     mounts.write_text(LAPTOP + f"90 27 0:60 / {mounts.parent / 'tmp'} rw - tmpfs tmpfs rw\n")
     assert problems() == []
@@ -206,23 +206,24 @@ def test_a_folder_of_another_user_takes_no_journal(
 def test_a_folder_that_cannot_be_written_or_made_takes_no_journal(
     mounts: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the rights of this test's user are, what it may do is asked of the system."""
+    """The test replaces the system's answer about permissions, so those of its own user do not matter."""
     folder = mounts.parent / "above" / "journals"
     name(settings, folder)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (problem,) = problems()
     assert (
-        problem.text == f"No journal can be kept in {folder}: it is missing, and {mounts.parent} cannot be written to."
+        problem.text
+        == f"No journal can be kept in {folder}: it does not exist, and this process cannot write to {mounts.parent}."
     )
     folder.mkdir(parents=True, mode=0o700)
     (problem,) = problems()
-    assert problem.text == f"No journal can be kept in {folder}: it cannot be written to."
+    assert problem.text == f"No journal can be kept in {folder}: this process cannot write to it."
 
 
 def test_a_file_in_the_way_is_named(mounts: Path, settings: Any) -> None:
     name(settings, mounts / "journals")
     (problem,) = problems()
-    assert "it cannot be looked at (Not a directory)" in problem.text
+    assert "it cannot be inspected (Not a directory)" in problem.text
 
 
 def test_where_files_cannot_be_locked_no_place_is_wrong(

@@ -20,7 +20,7 @@ from config.local.processes import PATIENCE
 from email_integration.sending.journal import Dot, Journal, JournalEntry, SlotPhase, SlotState, abandoned
 
 OURS = "4d1c2f5e-7c0a-4d7e-9f0e-2b8a6f1f1f11"
-NOBODY = 65534
+OTHER_USER = 65534
 
 BEGIN = r"""
 import json, os, resource, subprocess, sys, threading, time
@@ -58,7 +58,7 @@ def limit_files(octets):
 
 
 class Child:
-    """A process that runs a program with the names of ``BEGIN``, and ends when told."""
+    """A process that runs a program with the names of ``BEGIN``, and ends when its input closes."""
 
     def __init__(self, program: str, folder: Path, **how: Any) -> None:
         self.process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Child:
         self.process.wait(PATIENCE)
 
     def end(self) -> int:
-        """Let it end by itself, and return its exit code."""
+        """Wait for the process to exit, and return its exit code."""
         self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
@@ -134,12 +134,12 @@ SAID = Dot(recipients=(0, 2), refused={1: 550}, count=3, configuration="Our serv
 def test_a_killed_process_leaves_what_it_had_written(
     folder: Path, child: Callable[..., Child], steps: str, left: dict[str, Any] | None
 ) -> None:
-    """Each case has the steps of those before it behind it."""
+    """Each case first takes the steps of the cases before it."""
     named = ["", "slot = mine.take('id', 3, 'b', 1.5)", "slot.waiting()", "slot.writing()", "dot(slot)"]
     named += ["slot.answered(250)", "slot.continuing()", "slot.free()"]
     owner = child("\n".join(["mine = journal()", *named[: named.index(steps) + 1], "say('there')", "stay()"]))
     assert owner.heard() == "there"
-    assert entries(folder) == []  # it lives
+    assert entries(folder) == []  # the owner lives
 
     owner.kill()
 
@@ -166,7 +166,7 @@ def test_a_process_that_ends_by_itself_leaves_its_journal_too(folder: Path, chil
 
 
 def test_no_kill_leaves_half_a_step(folder: Path, child: Callable[..., Child]) -> None:
-    """Also where a step is larger than what the kernel copies at once: each slot is in the old state or in the new."""
+    """Also for a step larger than the kernel's unit of copying: each slot is in the old or in the new state."""
     program = """
 mine = journal(64)
 refused = {n: 550 for n in range(0, 10_000, 2)}
@@ -202,7 +202,7 @@ while True:
 def test_a_write_of_many_pages_that_is_cut_off_by_a_kill_leaves_the_state_before(
     folder: Path, child: Callable[..., Child], pages: int
 ) -> None:
-    """The kernel copies page by page, and looks for a SIGKILL in between."""
+    """The kernel copies page by page, and checks for SIGKILL between pages."""
     owner = child(f"""
 really = os.pwrite
 
@@ -234,7 +234,7 @@ FORKS = {
     "spawn": "os.set_inheritable(pipe, True); os.posix_spawn(sys.executable, ['python', '-c', CODE], os.environ)",
 }
 
-#: A child of the owner: it says that it is there, and lives until the pipe from the test is closed.
+#: A child of the owner: it reports its start, and lives until the test closes the pipe.
 FORKING = """
 pipe = int(os.environ["PIPE"])
 CODE = f"import os; os.write(1, b'forked' + bytes([10])); os.read({pipe}, 1)"
@@ -262,11 +262,11 @@ def test_a_child_of_the_owner_neither_holds_nor_frees_its_lock(
         owner = child(program, pass_fds=[reading], env={**os.environ, "PIPE": str(reading)})
         os.close(reading)
         assert {owner.heard(), owner.heard()} == {"forked", "there"}
-        # It lives, and has closed its copy; the owner's lock is as before.
+        # The child lives and has closed its copy; the owner's lock is unchanged.
         assert entries(folder) == []
         assert len(list(folder.iterdir())) == 1
         owner.kill()
-        # It lives on, and the lock is free.
+        # The child still lives, and the lock is free.
         (entry,) = entries(folder)
         assert (entry.delivery_id, entry.state) == ("id", SlotState.IN_HAND)
     finally:
@@ -321,7 +321,7 @@ time.sleep(600)
 
 
 def test_a_fork_while_another_thread_opens_a_journal_copies_no_lock(folder: Path, child: Callable[..., Child]) -> None:
-    """The thread is held up between the opening and all that comes after it. A fork then waits, or closes the copy."""
+    """The thread is held up right after it has opened the file. A fork then waits, or closes the copy."""
     owner = child("""
 opened, forked = threading.Event(), threading.Event()
 
@@ -411,7 +411,9 @@ say("done")
     assert list(folder.iterdir()) == []
 
 
-def test_who_recovers_and_is_killed_leaves_the_journal_to_the_next(folder: Path, child: Callable[..., Child]) -> None:
+def test_a_process_killed_during_recovery_leaves_the_journal_to_the_next(
+    folder: Path, child: Callable[..., Child]
+) -> None:
     child("slot = journal().take('id', 1, 'b')").end()
     looker = child("""
 with abandoned(folder, installation=INSTALLATION) as found:
@@ -446,7 +448,7 @@ time.sleep(600)
 FULL = {
     "no room for a journal": """
 limit_files(100)
-fails(journal, "No journal can be made")
+fails(journal, "No journal can be created")
 assert not list(folder.iterdir())
 """,
     "no room for a mail": """
@@ -505,7 +507,7 @@ say("continuing")
 
 @pytest.mark.parametrize("case", FULL)
 def test_a_full_disk_shows_before_the_dot(folder: Path, child: Callable[..., Child], case: str) -> None:
-    """The limit of a file's size stands for it: what is not there yet cannot be written, what is there can be."""
+    """A file size limit simulates it: new parts of the file cannot be written, existing parts can."""
     program = child(FULL[case] + "\nos._exit(0)")
     said = program.heard()
     assert program.end() == 0
@@ -550,8 +552,8 @@ def test_a_disk_that_takes_nothing_is_reported_at_each_step(folder: Path) -> Non
 
 
 def test_a_folder_that_is_read_only(child: Callable[..., Child]) -> None:
-    """Nothing is made there; what lies there is read, and stays when it cannot be removed."""
-    # Not below pytest's own folder, where an ordinary user may not look.
+    """No file is created there. Existing files are read, and stay if they cannot be removed."""
+    # Not below pytest's own folder, which an ordinary user may not enter.
     above = Path(tempfile.mkdtemp())
     try:
         above.chmod(0o711)
@@ -559,14 +561,14 @@ def test_a_folder_that_is_read_only(child: Callable[..., Child]) -> None:
             f"""
 if os.geteuid() == 0:
     os.mkdir(folder, 0o700)
-    os.chown(folder, {NOBODY}, -1)
-    os.seteuid({NOBODY})
+    os.chown(folder, {OTHER_USER}, -1)
+    os.seteuid({OTHER_USER})
 mine = journal()
 slot = mine.take("id", 1, "b")
 mine.close()
 os.chmod(folder, 0o500)
-fails(journal, "No journal can be made")
-fails(lambda: Journal.open(folder / "below", installation=INSTALLATION, owner="us"), "cannot be made")
+fails(journal, "No journal can be created")
+fails(lambda: Journal.open(folder / "below", installation=INSTALLATION, owner="us"), "cannot be created")
 with abandoned(folder, installation=INSTALLATION) as found:
     (one,) = found
     assert [entry.delivery_id for entry in one.entries] == ["id"]
@@ -587,6 +589,6 @@ with abandoned(folder, installation=INSTALLATION) as found:
         )
         _, said = program.process.communicate(timeout=PATIENCE)
         assert program.process.returncode == 0, said
-        assert "Permission denied; it is left alone" in said
+        assert "Permission denied; it is ignored" in said
     finally:
         shutil.rmtree(above)

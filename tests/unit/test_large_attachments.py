@@ -1,4 +1,4 @@
-"""Large attachments are encoded after a mail is built, and it is the same octet for octet."""
+"""Large attachments are encoded after a mail is built, and the result is the same octet for octet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formatter for machines, and the lines for people."""
+"""The formatter for programs, and the log lines for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from config import logs
 from email_integration.logs import FIELDS, JSONFormatter
 
-#: What Python's own records have; ``extra=`` with one of these names raises.
+#: Attributes of Python's own records; ``extra=`` with one of these names raises an error.
 TAKEN = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
 
 

@@ -1,4 +1,4 @@
-"""The matrix of Pythons and Djangos: what counts as found, as passed and as failed."""
+"""The matrix of Pythons and Djangos: the rules for 'not found', 'passed' and 'failed'."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 def test_an_interpreter_that_does_not_run_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As pyenv's commands, which are on the PATH for versions that are not chosen."""
+    """For example pyenv's commands, which are on the PATH for versions that are not selected."""
     shim = tmp_path / "python3.99"
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
@@ -73,7 +73,7 @@ def test_the_table_has_a_row_for_each_python_and_a_column_for_each_django() -> N
 
 
 def test_the_makefile_names_only_pairs_that_can_be_made() -> None:
-    """Each has a lock file, and Django 6 needs Python 3.12."""
+    """Each pair has a lock file, and Django 6 needs Python 3.12."""
     (line,) = [line for line in (matrix.ROOT / "Makefile").read_text().splitlines() if line.startswith("PAIRS ?= ")]
     pairs = [pair.split("-") for pair in line.removeprefix("PAIRS ?= ").split()]
 

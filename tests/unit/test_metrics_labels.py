@@ -1,4 +1,4 @@
-"""What metrics are told apart by: few words, whatever servers and administrators say."""
+"""The labels of metrics: few values, whatever servers and administrators enter."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ phases = st.sampled_from(Phase)
 
 @given(phase=phases, code=st.integers(200, 599), text=texts)
 def test_the_class_of_a_reply_is_one_of_few(phase: Phase, code: int, text: str) -> None:
-    """Whatever the server says, and wherever."""
+    """In any phase and with any reply of the server."""
     outcome = classify(Refused(phase, "", Reply(code=code, text=text)))
     assert labels.reason(outcome) in labels.REASONS
 
 
 @given(phase=st.none() | phases, code=st.none() | st.integers(200, 599), text=texts, cause=st.sampled_from(Cause))
 def test_the_class_of_any_reason_is_its_cause(phase: Phase | None, code: int | None, text: str, cause: Cause) -> None:
-    """Whatever words an outcome comes with."""
+    """The texts of the outcome do not matter."""
     outcomes: list[Outcome] = [
         Deferred(cause=cause, code=code, reason=text, phase=phase),
         Failed(cause=cause, code=code, reason=text, phase=phase),
@@ -51,12 +51,12 @@ def test_the_class_of_any_reason_is_its_cause(phase: Phase | None, code: int | N
     ],
 )
 def test_a_reason_is_known_by_its_cause(outcome: Outcome, expected: str) -> None:
-    """The word for it says what happened."""
+    """The label is the word of the cause."""
     assert labels.reason(outcome) == expected
 
 
 def test_so_many_configurations_and_no_more_have_a_name() -> None:
-    """Those that came first keep theirs; the rest are together."""
+    """The first configurations keep their names; all later ones share one label."""
     names = labels.Names()
     given = [f"relay {number}" for number in range(3 * labels.CONFIGURATIONS)]
     shown = [names(name) for name in given]
@@ -67,11 +67,11 @@ def test_so_many_configurations_and_no_more_have_a_name() -> None:
 
 
 def test_no_configuration_has_a_word() -> None:
-    """An empty label would be none."""
+    """An empty label would equal a missing label."""
     assert labels.Names()("") == "none"
 
 
 @given(name=texts)
 def test_a_priority_is_one_of_ours(name: str) -> None:
-    """Whatever stands in the row."""
+    """The row may contain any text."""
     assert labels.priority(name) in labels.PRIORITIES

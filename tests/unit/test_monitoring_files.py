@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: they are what Prometheus and Grafana read, and ask for metrics that there are."""
+"""The alert rules and the dashboard: Prometheus and Grafana can read them, and they query only existing metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "mail.json"
 
-#: Prints the names and labels of all metrics, as they are made. By itself, for each is made once in a process.
+#: Prints the names and labels of all metrics. A separate process, because a process creates each metric only once.
 _METRICS = """
 import json, django
 from unittest import mock
@@ -53,7 +53,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def metrics() -> dict[str, list[str]]:
-    """The labels of every figure, by its name."""
+    """The labels of every metric, by its name."""
     ran = subprocess.run(
         [sys.executable, "-c", _METRICS],
         cwd=ROOT,
@@ -76,13 +76,13 @@ def panels() -> list[dict[str, Any]]:
 
 
 def questions() -> list[str]:
-    """All that is asked of Prometheus."""
+    """Return all Prometheus queries."""
     asked = [rule["expr"] for rule in rules()]
     return asked + [target["expr"] for panel in panels() for target in panel["targets"]]
 
 
 def selectors(tree: Any) -> Iterator[Any]:
-    """Every selector of metrics in a question."""
+    """Yield every metric selector in a query."""
     if isinstance(tree, promql_parser.VectorSelector):
         yield tree
     for name in ("expr", "lhs", "rhs", "param", "vector_selector"):
@@ -99,7 +99,7 @@ def parsed(question: str) -> Any:
 
 @pytest.mark.parametrize("question", questions())
 def test_a_question_asks_for_metrics_and_labels_that_there_are(question: str, metrics: dict[str, list[str]]) -> None:
-    """PromQL as its parser reads it; each name and each label that is compared or grouped by is one of ours."""
+    """PromQL's parser accepts the query, and it compares and groups only by names and labels of this app."""
     found = list(selectors(parsed(question)))
     assert len(found) == question.count("email_integration_")
     grouped = {name.strip() for part in re.findall(r"by \(([^)]*)\)", question) for name in part.split(",")}
@@ -110,7 +110,7 @@ def test_a_question_asks_for_metrics_and_labels_that_there_are(question: str, me
 
 
 def test_reasons_that_are_asked_for_are_ours() -> None:
-    """A cause with another name would never alarm anybody."""
+    """A cause with a wrong name would never raise an alert."""
     asked = [
         word for text in questions() for part in re.findall(r'reason=~?"([^"]*)"', text) for word in part.split("|")
     ]
@@ -119,14 +119,14 @@ def test_reasons_that_are_asked_for_are_ours() -> None:
 
 
 def test_a_refused_login_alarms_whatever_its_cause() -> None:
-    """The same causes as of the app's own alert."""
+    """The causes are those of the app's own alert."""
     [rule] = [rule for rule in rules() if rule["alert"] == "MailLoginRefused"]
     [causes] = re.findall(r'reason=~"([^"]*)"', rule["expr"])
     assert set(causes.split("|")) == {cause.value for cause in REFUSED_LOGIN}
 
 
 def test_every_metric_is_in_the_guide(metrics: dict[str, list[str]]) -> None:
-    """Without the prefix and a histogram's endings, as docs/monitoring.md has them."""
+    """docs/monitoring.md omits the prefix and a histogram's suffixes."""
     guide = (ROOT / "docs" / "monitoring.md").read_text()
     for name in metrics:
         short = re.sub(r"_(bucket|count|sum)$", "", name.removeprefix("email_integration_"))
@@ -134,7 +134,7 @@ def test_every_metric_is_in_the_guide(metrics: dict[str, list[str]]) -> None:
 
 
 def test_an_alert_says_what_is_wrong() -> None:
-    """Each has a name of its own, a severity, a summary and a description, whose labels come from the question."""
+    """Each has a unique name, a severity, a summary and a description, whose labels come from the query."""
     names = [rule["alert"] for rule in rules()]
     assert len(names) == len(set(names))
     for rule in rules():
@@ -147,7 +147,7 @@ def test_an_alert_says_what_is_wrong() -> None:
 
 
 def test_no_panel_covers_another() -> None:
-    """Each has a place of its own on Grafana's 24 columns, and a number of its own."""
+    """Each has its own place on Grafana's 24 columns, and its own number."""
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         at = panel["gridPos"]

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and what is not."""
+"""The contents of the wheel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_the_package_alone(wheel: zipfile.ZipFile) -> None:
-    """Neither config/ nor tests/ nor anything else gets into other people's site-packages."""
+    """The folders config/ and tests/, and anything else, must not reach the site-packages of other projects."""
     folders = {name.split("/")[0] for name in wheel.namelist()}
 
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"email_integration"}
@@ -39,7 +39,7 @@ def test_the_wheel_holds_the_package_alone(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
-    """py.typed, templates, translations, static files and migrations included."""
+    """Including py.typed, templates, translations, static files and migrations."""
     expected = {
         str(path.relative_to(PACKAGE.parent))
         for path in PACKAGE.rglob("*")
@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
-    """MIT asks for the notice in all copies."""
+    """The MIT licence requires the notice in all copies."""
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 
@@ -59,7 +59,7 @@ def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
     "name", ["uv.txt", *(f"dev-django-{django}.txt" for django in ("5.2", "6.0", "6.1")), "run.txt", "docs.txt"]
 )
 def test_the_lock_files_name_no_machine(name: str) -> None:
-    """No registry address, no path: they hold wherever they are installed."""
+    """They contain no registry address and no path, so they work on any machine."""
     for line in (ROOT / "requirements" / name).read_text().splitlines():
         assert "://" not in line
         assert not line.startswith("-")

@@ -1,4 +1,4 @@
-"""What is made of a mail for a person to look at, whatever is in it."""
+"""The preview of a mail for people, whatever the mail contains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shown(data: bytes, **values: Any) -> previews.Preview:
 
 
 def test_a_mail_with_everything() -> None:
-    """Texts, a picture in the HTML, attachments with their names, headers as people read them."""
+    """Texts, a picture in the HTML, attachments with their names, decoded headers."""
     mail = EmailMessage(policy=SMTP)
     mail["Subject"] = "Grüße aus Köln"
     mail.set_content("Plain ä")
@@ -92,7 +92,7 @@ def test_what_is_gone_is_not_made_up() -> None:
 
 
 def test_nothing_of_a_mail_is_in_its_representation() -> None:
-    """It may come into a traceback."""
+    """It may appear in a traceback."""
     seen = shown(b"Subject: secret\r\nContent-Type: text/html\r\n\r\nsecret")
     assert seen.html == "secret"
     assert "secret" not in repr(seen)

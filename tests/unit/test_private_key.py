@@ -1,4 +1,4 @@
-"""What may be entered as a private key, and what is said of all else."""
+"""Accepted forms of a private key, and the errors for everything else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_file_of_a_service_account_says_who_asks_whom() -> None:
 
 
 def certified(private: str, *, days: float = 90) -> str:
-    """The key with a certificate of ours."""
+    """Return the key with a certificate of ours."""
     return private + pem_of(certificate(key(), days=days))
 
 
@@ -49,11 +49,11 @@ UNUSABLE: dict[str, tuple[Callable[[], str], str]] = {
     "broken JSON": (lambda: "{" + SECRET, "Enter a private key"),
     "other JSON": (
         lambda: json.dumps({"web": {"client_id": "1", "client_secret": SECRET}}),
-        "not the file of a service account",
+        "not the key file of a service account",
     ),
     "an endpoint that nothing may be sent to": (
         lambda: service_account(key(), "http://example.com"),
-        "not the file of a service account",
+        "not the key file of a service account",
     ),
     "a passphrase": (lambda: certified(pem(key(), passphrase=SECRET)), "protected by a passphrase"),
     "no RSA": (lambda: certified(pem(ec.generate_private_key(ec.SECP256R1()))), "at least 2048 bits"),
@@ -61,7 +61,7 @@ UNUSABLE: dict[str, tuple[Callable[[], str], str]] = {
     "no certificate": (lambda: pem(key()), "The certificate is missing"),
     "a service account": (lambda: service_account(key(), ENDPOINT), "The certificate is missing"),
     "another's certificate": (lambda: certified(pem(key("other"))), "does not belong to the certificate"),
-    "an ended certificate": (lambda: certified(pem(key()), days=-1), "The certificate has ended"),
+    "an ended certificate": (lambda: certified(pem(key()), days=-1), "The certificate has expired"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What providers document that they say is understood as they mean it."""
+"""The documented replies of providers are understood as the providers mean them."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def test_every_row_has_a_page_and_stands_once() -> None:
 
 
 def test_the_page_in_the_docs_shows_the_same() -> None:
-    """If it does not: ``python -m tests.provider_replies``."""
+    """If it differs, run ``python -m tests.provider_replies``."""
     assert PAGE.read_text() == page()

@@ -1,4 +1,4 @@
-"""What a reply means, and what that is called."""
+"""The cause of a reply, and its sentence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def reply(said: str) -> Reply:
     [
         (Phase.RCPT, "550 5.1.1 <kim@example.com>", "the server says the mailbox does not exist (550 5.1.1)"),
         (Phase.RCPT, "452 4.2.2 Over quota", "the mailbox is full (452 4.2.2)"),
-        (Phase.RCPT, "451 4.7.1 Greylisted", "the server asks us to come back later: greylisting (451 4.7.1)"),
+        (Phase.RCPT, "451 4.7.1 Greylisted", "the server asks us to try again later: greylisting (451 4.7.1)"),
         (Phase.FINAL_DOT, "554 Spam", "the server's policy refuses the mail: it looks like spam (554)"),
         (Phase.AUTH, "535 5.7.8 No", f"{Cause.LOGIN.words} (535 5.7.8)"),
         (Phase.RCPT, "550 5.2.0 No", "the recipient was refused (550 5.2.0)"),
-        (Phase.RCPT, "450 4.2.0 No", "the recipient was put off (450 4.2.0)"),
+        (Phase.RCPT, "450 4.2.0 No", "the recipient was temporarily refused (450 4.2.0)"),
         (Phase.FINAL_DOT, "554 No", "the mail was refused (554)"),
-        (Phase.GREETING, "450 No", "the connection was put off (450)"),
+        (Phase.GREETING, "450 No", "the connection was temporarily refused (450)"),
     ],
 )
 def test_a_reason_is_words_and_the_codes(phase: Phase, said: str, words: str) -> None:
@@ -70,7 +70,7 @@ def test_what_a_server_says_is_quoted_in_one_line(enhanced: str, text: str, quot
     ],
 )
 def test_a_long_reply_takes_no_longer_to_understand(phase: Phase, text: str) -> None:
-    """A hundred times as long, a pattern that looks back from everywhere takes ten thousand times as long."""
+    """A pattern that backtracks from every position takes ten thousand times as long for a hundred times the text."""
     for code in (450, 550):
         long = Reply(code=code, text=text * 100_000)
         begun = time.process_time()
@@ -90,12 +90,12 @@ wordings = st.builds(
 
 @given(st.sampled_from(Phase), st.integers(200, 599), st.one_of(texts, wordings))
 def test_a_reason_is_ours_whatever_the_server_says(phase: Phase, code: int, text: str) -> None:
-    """No address, nothing of the server's text, and short enough for its column."""
+    """It has no address and no text of the server, and fits into its column."""
     said = Reply.parse(code, text)
     words = reason(phase, said)
     fixed = {
         *(cause.words for cause in Cause),
-        *(f"the {what} was {done}" for what in WHAT for done in ("refused", "put off")),
+        *(f"the {what} was {done}" for what in WHAT for done in ("refused", "temporarily refused")),
     }
     assert words.removesuffix(f" ({said.short})") in fixed
     assert "@" not in words
@@ -109,7 +109,7 @@ WHAT = ("connection", "sender", "recipient", "mail")
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.phrase)
 def test_a_rule_of_a_provider_can_apply_and_comes_first(rule: Rule) -> None:
-    """It is in lower case, names no address, and is not shadowed by another of those before it."""
+    """It is in lower case, names no address, and no earlier rule shadows it."""
     assert rule.phrase == rule.phrase.lower().strip()
     code = rule.code.ljust(3, "0") if rule.code else {"4": "450", "5": "550"}[rule.enhanced[:1].replace("*", "5")]
     enhanced = "" if rule.enhanced in ("", "*") else f"{rule.enhanced} "
@@ -125,19 +125,19 @@ def test_a_rule_of_a_provider_can_apply_and_comes_first(rule: Rule) -> None:
         # 1. A provider's own rule before the enhanced code, which says 'mailbox disabled' or 'mailbox full'.
         (Phase.RCPT, "450 4.2.1 Peak SMTP relay limit exceeded for customer", Cause.ACCOUNT_RATE),
         (Phase.FINAL_DOT, "554 5.2.2 mailbox full; STOREDRV.Submission.Exception", Cause.ACCOUNT_FULL),
-        # ... but with another code it is not that provider's.
+        # ... but with another code it is not that provider's rule.
         (Phase.RCPT, "550 5.1.1 Peak SMTP relay limit exceeded for customer", Cause.NO_MAILBOX),
-        # 2. The enhanced code before the words, ...
+        # 2. The enhanced code before the text, ...
         (Phase.RCPT, "550 5.1.1 Relay access denied, blocked using spamhaus", Cause.NO_MAILBOX),
         (Phase.RCPT, "450 4.1.1 Greylisted, too many connections", Cause.NO_MAILBOX),
         (Phase.FINAL_DOT, "552 5.3.4 Spam: size of the mailbox", Cause.TOO_BIG),
         (Phase.AUTH, "535 5.7.8 Relay access denied", Cause.LOGIN),
-        # ... which can only make it precise.
+        # ... which can only refine it.
         (Phase.AUTH, "535 5.7.8 Application-specific password required", Cause.APP_PASSWORD),
         (Phase.AUTH, "535 5.7.0 Too many failed logins", Cause.TOO_MANY_LOGINS),
         (Phase.RCPT, "550 5.7.1 Relay access denied", Cause.RELAYING),
         (Phase.RCPT, "550 5.0.0 No such user", Cause.NO_MAILBOX),
-        # 3. The words before the code.
+        # 3. The text before the code.
         (Phase.RCPT, "553 No such user", Cause.NO_MAILBOX),
         (Phase.RCPT, "451 Greylisted", Cause.GREYLISTED),
         (Phase.AUTH, "535 The daily limit of mails is reached", Cause.LIMIT),
@@ -149,8 +149,8 @@ def test_a_rule_of_a_provider_can_apply_and_comes_first(rule: Rule) -> None:
         (Phase.MAIL, "503 No", Cause.PROTOCOL),
     ],
 )
-def test_who_decides(phase: Phase, said: str, cause: Cause) -> None:
-    """The provider, the enhanced code, the words, the code."""
+def test_the_most_specific_part_of_a_reply_decides(phase: Phase, said: str, cause: Cause) -> None:
+    """In this order: the provider, the enhanced code, the text, the code."""
     assert recognise(phase, reply(said)) is cause
 
 

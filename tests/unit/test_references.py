@@ -1,4 +1,4 @@
-"""References to secrets that are kept elsewhere: what is one, what is allowed, and what comes of it."""
+"""References to external secrets: their form, the allowed ones, and their results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _nothing_known() -> Iterator[None]:
 
 @pytest.fixture
 def use(settings: Any) -> Use:
-    """Set keys of the setting."""
+    """Allow these references, and set further keys of the setting."""
 
     def use(*allowed: str, **keys: Any) -> None:
         settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_REFERENCES": list(allowed), **keys}
@@ -41,13 +41,13 @@ def use(settings: Any) -> Use:
 
 
 def refusal(text: str) -> str:
-    """Why it cannot be had; fails when it can."""
+    """Return the reason why it is refused; fail if it is not."""
     with pytest.raises(SecretUnavailable) as refused, translation.override(None):
         references.resolve(text)
     return str(refused.value)
 
 
-# -- what is one ----------------------------------------------------------------------------------------------------
+# -- the form of a reference ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_reference_does_not_show_what_may_be_a_password() -> None:
     assert SECRET not in repr(Reference("env", SECRET))
 
 
-# -- what is allowed ------------------------------------------------------------------------------------------------
+# -- allowed references ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_fits_a_pattern_is_allowed(use: Use, allowed: list[str], text: str)
         (["env:SMTP_*"], "env:PATH"),
         (["env:SMTP_*"], "env:smtp_password"),
         (["env:SMTP_*"], "file:/run/secrets/smtp"),
-        # What opens other things.
+        # Secrets that open other data.
         (["env:*"], "env:SECRET_KEY"),
         (["env:SECRET_KEY"], "env:SECRET_KEY"),
         (["env:*"], "env:DJANGO_SECRET_KEY_FALLBACKS"),
@@ -120,7 +120,7 @@ def test_what_fits_a_pattern_is_allowed(use: Use, allowed: list[str], text: str)
         (["file:/run/secrets/*"], "file:/run/secrets/secret_key"),
         (["file:/run/secrets/*"], "file:/run/secrets/smtp-password-keys"),
         (["file:/run/secrets/*"], "file:/run/secrets/tls.key"),
-        # Out of the folder.
+        # Outside the folder.
         (["file:/run/secrets/*"], "file:/run/secrets/../passwd"),
         (["file:/run/secrets/*"], "file:/run/secrets/a/../../passwd"),
         (["file:/run/secrets/*"], "file:/run/secrets/sub/passwd"),
@@ -134,7 +134,7 @@ def test_what_fits_a_pattern_is_allowed(use: Use, allowed: list[str], text: str)
     ],
 )
 def test_all_else_is_not_and_is_not_quoted(use: Use, allowed: list[str], text: str) -> None:
-    """It may be a password that begins so."""
+    """It may be a password that begins like a reference."""
     use(*allowed)
     said = refusal(text)
     assert "SECRET_REFERENCES does not allow" in said
@@ -172,21 +172,21 @@ def test_a_file_without_its_line_end(use: Use, tmp_path: Path, content: bytes, p
 def test_a_file_that_holds_no_password(use: Use, tmp_path: Path, content: bytes) -> None:
     use(f"file:{tmp_path}/*")
     (tmp_path / "smtp").write_bytes(content)
-    assert "holds no password" in refusal(f"file:{tmp_path}/smtp")
+    assert "contains no password" in refusal(f"file:{tmp_path}/smtp")
 
 
 def test_what_is_no_file_is_not_waited_for(use: Use, tmp_path: Path) -> None:
-    """A pipe would hang until somebody writes into it."""
+    """Reading a pipe would hang until another process writes to it."""
     use(f"file:{tmp_path}/*", SECRET_TIMEOUT=60.0)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    assert "holds no password" in refusal(f"file:{tmp_path}/pipe")
-    assert "no file" in refusal(f"file:{tmp_path}/folder")
-    assert "no file" in refusal(f"file:{tmp_path}/none")
+    assert "contains no password" in refusal(f"file:{tmp_path}/pipe")
+    assert "does not exist or cannot be read" in refusal(f"file:{tmp_path}/folder")
+    assert "does not exist or cannot be read" in refusal(f"file:{tmp_path}/none")
 
 
 def test_links_lead_out_of_no_folder(use: Use, tmp_path: Path) -> None:
-    """Within it they may lead, as Kubernetes' do."""
+    """Links within the folder are allowed; Kubernetes uses them."""
     inside, outside = tmp_path / "secrets", tmp_path / "outside"
     for folder in (inside / "..data", outside):
         folder.mkdir(parents=True)
@@ -204,14 +204,14 @@ def test_links_lead_out_of_no_folder(use: Use, tmp_path: Path) -> None:
     assert references.resolve(f"file:{tmp_path}/linked/smtp") == SECRET
     assert "does not allow" in refusal(f"file:{inside}/elsewhere")
     assert "does not allow" in refusal(f"file:{inside}/harmless")
-    assert references.resolve(f"file:{inside}/folder/smtp") == SECRET  # that link is named itself
+    assert references.resolve(f"file:{inside}/folder/smtp") == SECRET  # the setting names this path in full
 
 
-# -- providers of the project's -------------------------------------------------------------------------------------
+# -- the project's own providers ------------------------------------------------------------------------------------
 
 
 class Counting:
-    """Says how often it was asked."""
+    """A provider whose answer contains the number of calls."""
 
     asked = 0
 
@@ -251,11 +251,11 @@ class Wrong:
 @pytest.mark.parametrize(
     ("provider", "says"),
     [
-        ("Failing", "“vault:” cannot be asked for the secret, or has none (RuntimeError)."),
+        ("Failing", "The provider of “vault:” failed or has no such secret (RuntimeError)."),
         ("Explaining", "There is no smtp in the vault."),
-        ("Empty", "“vault:” cannot be asked for the secret, or has none (ValueError)."),
-        ("Wrong", "“vault:” cannot be asked for the secret, or has none (ValueError)."),
-        ("Missing", "“vault:” cannot be asked for the secret, or has none (ImportError)."),
+        ("Empty", "The provider of “vault:” failed or has no such secret (ValueError)."),
+        ("Wrong", "The provider of “vault:” failed or has no such secret (ValueError)."),
+        ("Missing", "The provider of “vault:” failed or has no such secret (ImportError)."),
     ],
 )
 def test_what_a_provider_fails_with_is_reported_without_a_secret(use: Use, provider: str, says: str) -> None:
@@ -263,9 +263,9 @@ def test_what_a_provider_fails_with_is_reported_without_a_secret(use: Use, provi
     assert refusal("vault:smtp") == says
 
 
-def test_a_kind_that_nobody_knows(use: Use) -> None:
+def test_an_unknown_kind_is_refused(use: Use) -> None:
     use("vault:*")
-    assert refusal("vault:smtp") == "SECRET_PROVIDERS names nobody who knows “vault:”."
+    assert refusal("vault:smtp") == "SECRET_PROVIDERS has no provider for “vault:”."
 
 
 def test_a_provider_that_hangs_is_given_up_and_asked_no_second_time(use: Use) -> None:
@@ -273,14 +273,14 @@ def test_a_provider_that_hangs_is_given_up_and_asked_no_second_time(use: Use) ->
     Hanging.let_go.clear()
     before = threading.active_count()
     said = {refusal("vault:smtp") for _ in range(3)}
-    assert said == {"“vault:” gave no answer within 0.05 seconds."}
+    assert said == {"The provider of “vault:” did not answer within 0.05 seconds."}
     assert threading.active_count() <= before + 1
     Hanging.let_go.set()
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Hanging"}, SECRET_TIMEOUT=60.0)
     assert references.resolve("vault:smtp") == SECRET
 
 
-def test_an_answer_that_comes_too_late_is_kept_for_whoever_asks_next(use: Use) -> None:
+def test_a_late_answer_is_kept_for_the_next_caller(use: Use) -> None:
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Hanging"}, SECRET_TIMEOUT=0.05)
     Hanging.let_go.clear()
     refusal("vault:late")
@@ -320,13 +320,13 @@ def test_a_refused_secret_is_read_again_once_for_all_who_had_it(use: Use, monkey
     assert references.renew("env:SMTP_PASSWORD", refused=old)
     assert references.resolve("env:SMTP_PASSWORD") == "new"
     monkeypatch.delenv("SMTP_PASSWORD")
-    assert references.renew("env:SMTP_PASSWORD", refused=old)  # known by now, and nobody is asked
+    assert references.renew("env:SMTP_PASSWORD", refused=old)  # known by now, and no provider is asked
     assert not references.renew("env:SMTP_PASSWORD", refused="new")
     assert not references.renew("a password", refused="a password")
 
 
 def test_a_child_of_a_fork_waits_for_nothing_of_its_parents(use: Use) -> None:
-    """Neither for who held the lock, nor for a thread that had been asked and is not there."""
+    """It waits neither for a lock held in the parent, nor for a thread that exists only in the parent."""
     use("vault:*", SECRET_PROVIDERS={"vault": HERE + "Hanging"}, SECRET_TIMEOUT=0.05)
     Hanging.let_go.clear()
     refusal("vault:fork")
@@ -346,7 +346,7 @@ def test_a_child_of_a_fork_waits_for_nothing_of_its_parents(use: Use) -> None:
 @pytest.mark.parametrize(
     ("allowed", "text", "says"),
     [
-        (["env:SMTP_*"], "vualt:smtp", "no kind of reference that is known here (env:, file:, aws-secretsmanager:)"),
+        (["env:SMTP_*"], "vualt:smtp", "is not a known kind of reference (env:, file:, aws-secretsmanager:)"),
         (["env:SMTP_*"], "env:SMTP_NONE", "not set"),
         (["env:SMTP_*"], "env:PATH", "does not allow"),
         ([], "env:PATH", "does not allow"),

@@ -1,4 +1,4 @@
-"""Who is really written to: the whole table."""
+"""The recipients that mail is really sent to: the whole table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan(recipients: tuple[str, ...], redirect_to: Any = (), allowed: Any = ()) 
         ([], ["customer.com"], CUSTOMERS, ()),
         ([], ["kim@customer.com"], ("kim@customer.com",), ("Lee@Customer.com",)),
         (["staging@us.com"], ["us.com"], ("staging@us.com",), ()),
-        # The allow-list has the last word, on redirections too.
+        # The allow-list applies last, to redirections too.
         (["staging@us.com"], ["customer.com"], (), CUSTOMERS),
         (["staging@us.com", "boss@elsewhere.com"], ["us.com"], ("staging@us.com",), ()),
     ],
@@ -85,13 +85,13 @@ def test_the_envelope(
     ],
 )
 def test_whom_a_rule_lets_through(address: str, rule: str, fits: bool) -> None:
-    """Addresses and domains, in any case and spelling; subdomains only with the dot."""
+    """Addresses and domains, in any case and spelling; subdomains only with a leading dot."""
     assert plan((address,), (), [rule]).envelope == ((address,) if fits else ())
 
 
 @pytest.mark.parametrize("rule", ["", " ", "@", ".", "a b", "*", "*.example.com x", "kim@", "a@b@c", None, 7])
 def test_what_is_no_rule_is_refused(rule: Any) -> None:
-    """It must not be taken for 'everybody'."""
+    """It must not be treated as a rule for all recipients."""
     with pytest.raises(InvalidMail):
         recipient_rule(rule)
     with pytest.raises(ImproperlyConfigured, match="ALLOWED_RECIPIENTS"):
@@ -100,7 +100,7 @@ def test_what_is_no_rule_is_refused(rule: Any) -> None:
 
 @pytest.mark.parametrize("given", ["staging@us.com", None, 7, {"staging@us.com": 1}])
 def test_what_is_no_list_is_refused(given: Any) -> None:
-    """A text would be taken apart into letters."""
+    """A string would be split into letters."""
     with pytest.raises(ImproperlyConfigured, match="must be a list"):
         sandbox.redirections(given)
     with pytest.raises(ImproperlyConfigured, match="must be a list"):
@@ -109,7 +109,7 @@ def test_what_is_no_list_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("given", ["", "us.com", "staging@", "a@us.com, b@us.com"])
 def test_a_redirection_is_an_address(given: str) -> None:
-    """A domain cannot be written to."""
+    """Mail cannot be sent to a domain."""
     with pytest.raises(ImproperlyConfigured, match="REDIRECT_ALL_TO"):
         sandbox.redirections([given])
 
@@ -125,8 +125,10 @@ rules = st.one_of(addresses, domains, st.sampled_from([".us.com", "bücher.examp
     redirect_to=st.lists(addresses, max_size=2),
     allowed=st.lists(rules, max_size=3),
 )
-def test_nothing_ever_slips(recipients: tuple[str, ...], redirect_to: list[str], allowed: list[str]) -> None:
-    """Whatever is set, the envelope holds nobody it must not, and everybody is accounted for."""
+def test_no_recipient_evades_the_settings(
+    recipients: tuple[str, ...], redirect_to: list[str], allowed: list[str]
+) -> None:
+    """With any settings, the envelope has only permitted recipients, and no recipient is unaccounted for."""
     decided = plan(recipients, redirect_to, allowed)
 
     if redirect_to:
@@ -134,7 +136,7 @@ def test_nothing_ever_slips(recipients: tuple[str, ...], redirect_to: list[str],
     else:
         assert set(decided.envelope) <= set(recipients)
     if allowed:
-        # By another way than the code's own: each one by itself, against each rule by itself.
+        # Differently from the code under test: each address separately, against each rule separately.
         for address in decided.envelope:
             assert any(plan((address,), (), [rule]).envelope for rule in allowed)
     assert set(decided.recipients) | set(decided.withheld) == set(recipients)
@@ -143,7 +145,7 @@ def test_nothing_ever_slips(recipients: tuple[str, ...], redirect_to: list[str],
 
 
 def test_an_outcome_about_the_redirection_is_one_about_the_recipients() -> None:
-    """The ledger knows no other addresses."""
+    """The ledger contains only the recipients' addresses."""
     decided = plan(CUSTOMERS, ["a@us.com", "b@us.com"])
     refused = {"b@us.com": Reply(code=550)}
 

@@ -1,4 +1,4 @@
-"""When a mail is tried again."""
+"""The time of the next attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an outcome makes of the recipients."""
+"""The effect of an outcome on the recipients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIM, LEE, SAM = "kim@example.com", "lee@example.com", "sam@example.com"
 NO = Reply(code=550, enhanced="5.1.1", text=f"5.1.1 <{KIM}>\nunknown\0")
 LATER = Reply(code=450, enhanced="4.2.0", text="4.2.0 Greylisted")
 UNKNOWN = "the server says the mailbox does not exist (550 5.1.1)"
-GREYLISTED = "the server asks us to come back later: greylisting (450 4.2.0)"
+GREYLISTED = "the server asks us to try again later: greylisting (450 4.2.0)"
 
 
 def pending(*addresses: str) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def test_each_recipient_is_settled_on_its_own() -> None:
         },
     ]
     assert settlement.judge(first, outcome) == settlement.Verdict(
-        status=None, code=450, cause="greylisted", reason="1 of 3 recipients were put off"
+        status=None, code=450, cause="greylisted", reason="1 of 3 recipients were deferred"
     )
     second = Accepted(code=250, accepted=(SAM,), refused={})
     last = settlement.settle(first, second)
@@ -62,7 +62,7 @@ def test_each_recipient_is_settled_on_its_own() -> None:
 
 
 def test_a_delivery_is_accepted_even_if_its_last_attempt_failed() -> None:
-    """And says so: not 'refused', with the code of the one that was."""
+    """Its reason and code are those of the acceptance, not 'refused' with the code of the last attempt."""
     first = settlement.settle(pending(KIM, LEE), Accepted(code=250, accepted=(KIM,), refused={LEE: LATER}))
     failed = Failed(cause=Cause.REFUSED, code=550, reason="every recipient was refused (550)", refused={LEE: NO})
     verdict = settlement.judge(settlement.settle(first, failed), failed)
@@ -88,7 +88,7 @@ def test_a_deferred_mail_loses_those_that_were_refused_for_good() -> None:
     assert statuses(recipients) == "failed pending"
 
 
-def test_doubt_settles_nobody() -> None:
+def test_doubt_settles_no_recipient() -> None:
     assert settlement.settle(pending(KIM), InDoubt(cause=Cause.IN_DOUBT, reason="lost")) == pending(KIM)
 
 

@@ -1,4 +1,4 @@
-"""Connecting to a host with several addresses: their order, the time of each, and the error that is reported."""
+"""Connecting to a host with several addresses: their order, the time for each, and the reported error."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def v6(number: int) -> Any:
 
 
 class Network:
-    """Addresses that behave as they are told, and a clock that only they move.
+    """Addresses with a given behaviour, and a clock that only they advance.
 
-    None is a connection; a number that of seconds after which one comes; an exception is raised at once, unless it is
-    ``TimeoutError``.
+    The behaviour None is a connection; a number gives the seconds until the connection. A ``TimeoutError`` is raised
+    when the given time is over, any other exception at once.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: tuple[Any, Any], resolving: float = 0.0) -> None:
         self.now = 1000.0
-        #: What was tried, with how many seconds.
+        #: The addresses tried, with the seconds that each was given.
         self.tried: list[tuple[str, float]] = []
         self._hosts = {found[4][0]: behaviour for found, behaviour in hosts}
 
@@ -74,7 +74,7 @@ def test_eight_silent_addresses_take_no_longer_than_one(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("alive", range(8))
 @pytest.mark.parametrize("timeout", [0.9, 10.0, 300.0])
-def test_the_one_that_answers_is_found_wherever_it_stands(
+def test_the_address_that_answers_is_found_in_any_position(
     monkeypatch: pytest.MonkeyPatch, alive: int, timeout: float
 ) -> None:
     network = Network(monkeypatch, *((v4(number), None if number == alive else SILENT) for number in range(8)))
@@ -95,7 +95,7 @@ def test_a_single_address_has_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_share_is_long_enough_for_a_connection_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the whole is bounded all the same: some addresses are not tried then."""
+    """The total time stays limited: some addresses are then not tried."""
     network = Network(monkeypatch, *((v4(number), SILENT) for number in range(100)))
     with pytest.raises(TimeoutError):
         connect("smtp.example.com", 25, 1)
@@ -124,7 +124,7 @@ def test_resolving_the_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_families_have_their_turns(monkeypatch: pytest.MonkeyPatch, found: list[Any], tried: list[Any]) -> None:
-    """RFC 8305 §4: a machine whose IPv6 leads nowhere comes to IPv4 with its second try."""
+    """RFC 8305 §4: a machine without working IPv6 reaches IPv4 with its second try."""
     network = Network(monkeypatch, *((address, SILENT) for address in found))
     with pytest.raises(TimeoutError):
         connect("smtp.example.com", 25, 10)
@@ -154,7 +154,7 @@ def test_the_error_that_says_most_is_reported(
 
 def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Network(monkeypatch)
-    with pytest.raises(OSError, match="no address"):
+    with pytest.raises(OSError, match="no IP address"):
         connect("smtp.example.com", 25, 10)
 
 

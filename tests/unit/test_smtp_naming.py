@@ -1,4 +1,4 @@
-"""The name in EHLO: what may be said, and what is said."""
+"""The name in EHLO: allowed names, and the name that is chosen."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_may_not_be_said_may_not_be_entered(name: str) -> None:
 
 
 class Sock:
-    """A socket with this address of its own."""
+    """A socket with this local address."""
 
     def __init__(self, *address: Any) -> None:
         self._address = address
@@ -126,7 +126,7 @@ def test_the_full_name_of_the_host_is_said(monkeypatch: pytest.MonkeyPatch, fqdn
 def test_a_host_without_a_proper_name_says_the_address_of_the_connection(
     monkeypatch: pytest.MonkeyPatch, fqdn: str
 ) -> None:
-    """A container, for instance."""
+    """For example a container."""
     assert said(monkeypatch, fqdn, "172.17.0.2", 40000) == "[172.17.0.2]"
 
 
@@ -155,12 +155,12 @@ def test_the_name_that_is_wanted_comes_first(monkeypatch: pytest.MonkeyPatch, wa
 
 @pytest.mark.parametrize("wanted", NEITHER)
 def test_a_wanted_name_that_may_not_be_said_is_not(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
-    """It may have been written into the database past the form."""
+    """It may have been written into the database without the form's validation."""
     assert said(monkeypatch, "host.example.com", "192.0.2.1", 40000, wanted=wanted) == "host.example.com"
 
 
 def test_the_name_of_the_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow resolver would otherwise delay every session."""
+    """Otherwise a slow resolver would delay every session."""
     asked = []
 
     def getfqdn() -> str:
@@ -174,7 +174,7 @@ def test_the_name_of_the_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_name_that_cannot_be_looked_up_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host may be called so, and no resolver takes it."""
+    """A host may have such a name, although no resolver accepts it."""
     for name in ("a" * 64, "web..example.com", "web\ud800"):
         naming.host_name.cache_clear()
         monkeypatch.setattr(socket, "gethostname", lambda name=name: name)

@@ -1,4 +1,4 @@
-"""What the dialogue is made of: replies, errors, relays."""
+"""The values of the dialogue: replies, errors, relays."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_exception_says_something_without_an_address(error: Exception) -> 
 
 
 def test_every_exception_has_a_default_message() -> None:
-    assert str(errors.TLSFailed(Phase.STARTTLS)) == "starttls: The connection could not be made secure."
+    assert str(errors.TLSFailed(Phase.STARTTLS)) == "starttls: The TLS connection could not be set up."
 
 
 def test_relay_and_envelope_show_no_secret() -> None:
@@ -135,13 +135,13 @@ def test_in_the_clear_the_mechanism_that_hides_the_password_is_preferred(
 def test_patience_is_the_relay_s_within_what_the_standard_calls_enough(
     phase: Phase, timeout: float, waits: float
 ) -> None:
-    """RFC 5321 §4.5.3.2; a block of content has a minute at least."""
+    """RFC 5321 §4.5.3.2; a block of content gets at least a minute."""
     assert patience(phase, timeout) == waits
 
 
 @pytest.mark.parametrize("text", [b"a\0b", b"a\x1b[31mb", b"a\rb", "a\x9bb".encode()])
 def test_a_reply_keeps_no_control_characters(text: bytes) -> None:
-    """PostgreSQL takes no NUL, and a terminal should not obey a server."""
+    """PostgreSQL accepts no NUL, and a terminal must not execute a server's control characters."""
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", Reply.parse(550, text).text)
     assert Reply.parse(550, b"a\nb\tc").text == "a\nb\tc"
 
@@ -184,12 +184,12 @@ def test_a_login_takes_a_user_name_and_a_secret(
     assert Relay(name="n", host="h", username=username, password=password, tokens=tokens).logs_in is logs_in
 
 
-#: Content made of what is dangerous in it.
+#: Content made of the sequences that dot-stuffing must handle.
 nasty = st.lists(st.sampled_from([b".", b"\r\n", b"\n", b"\r", b"a", b"..", b"\xe4", b"\0"]), max_size=30).map(b"".join)
 
 
 def unstuff(sent: bytes) -> bytes:
-    """What a server makes of it (RFC 5321 §4.5.2)."""
+    """Return the content as a server decodes it (RFC 5321 §4.5.2)."""
     lines = sent.split(b"\r\n")
     return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
 
@@ -211,13 +211,13 @@ def test_content_in_order_is_not_changed(content: bytes) -> None:
 
 @given(st.lists(nasty), st.sampled_from([0, _PIECE - 2, _PIECE - 1, _PIECE, _PIECE + 1, 2 * _PIECE - 1]))
 def test_content_is_the_same_on_the_line_however_it_is_cut(blocks: list[bytes], filler: int) -> None:
-    """Blocks are gathered into pieces; the filler lets a piece end among what is dangerous."""
+    """Blocks are gathered into pieces; the filler lets a piece end within such a sequence."""
     cut = [b"x" * filler, *blocks]
     assert b"".join(stuffed(iter(cut))) == b"".join(stuffed(b"".join(cut))) == as_one_piece(b"".join(cut))
 
 
 def as_one_piece(content: bytes) -> bytes:
-    """What is to be on the line, said with regular expressions."""
+    """Return the expected octets on the line, computed with regular expressions."""
     lines = re.sub(rb"\r\n?|\n", b"\r\n", content)
     return re.sub(rb"(?m)^\.", b"..", lines if lines.endswith(b"\r\n") else lines + b"\r\n")
 
@@ -236,7 +236,7 @@ def test_content_is_never_held_as_a_whole() -> None:
         sent += len(piece)
         assert taken - sent < 3 * _PIECE
         assert len(piece) < 3 * _PIECE
-    assert sent == 10_000_000 + 3  # one dot more, and the line end
+    assert sent == 10_000_000 + 3  # one more dot, and the line end
 
 
 def test_small_blocks_do_not_cost_a_write_each() -> None:

@@ -1,4 +1,4 @@
-"""The ids of deliveries: of the standard's form, in the order of time, and different from each other."""
+"""The ids of deliveries have the standard's form, sort by time, and are all different."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from email_integration.queue.submission import new_id
 
 
 def test_an_id_is_a_uuid_of_version_seven_that_begins_with_the_time() -> None:
-    """RFC 9562 §5.7: 48 bits of milliseconds since 1970, the version, the variant, and chance."""
+    """RFC 9562 §5.7: 48 bits of milliseconds since 1970, the version, the variant, and random bits."""
     before = time.time_ns() // 1_000_000
     found = uuid.UUID(new_id())
     after = time.time_ns() // 1_000_000
@@ -20,7 +20,7 @@ def test_an_id_is_a_uuid_of_version_seven_that_begins_with_the_time() -> None:
 
 
 def test_ids_differ_in_all_that_is_left_to_chance() -> None:
-    """74 bits; none of them is the same in all of a thousand ids, but for once in 2**990."""
+    """Each of the 74 random bits varies within a thousand ids, except with a probability of 1 in 2**990."""
     found = [uuid.UUID(new_id()).int for _ in range(1000)]
     assert len(set(found)) == len(found)
     ever, always = 0, -1
@@ -32,7 +32,7 @@ def test_ids_differ_in_all_that_is_left_to_chance() -> None:
 
 
 def test_a_later_id_is_greater(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As text too, which is what the database compares."""
+    """This holds for the text too, which the database compares."""
     found = []
     for milliseconds in (1, 2, 1_000_000, 1_800_000_000_000):
         monkeypatch.setattr(time, "time_ns", lambda: milliseconds * 1_000_000)  # noqa: B023

@@ -1,4 +1,4 @@
-"""The tables that a run of the tests ends with."""
+"""The tables at the end of a test run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_host_projects_come_in_the_order_of_their_items() -> None:
         SimpleNamespace(user_properties=[("other", 1)], passed=True, skipped=False),
     ]
     assert guests(reports) == [
-        "item  host project       what came of it",
+        "item  host project       result",
         "   2  a silent database  not run",
         "   9  a replica          BROKEN",
         "  10  two terminals      said",

@@ -40,7 +40,7 @@ def client(relay: FakeRelay) -> Iterator[smtplib.SMTP]:
 
 
 def send(client: smtplib.SMTP, *recipients: str) -> dict[str, tuple[int, bytes]]:
-    """Send to the recipients, and give those who were refused."""
+    """Send to the recipients, and return the refused ones."""
     return client.sendmail("us@example.com", list(recipients), CONTENT)
 
 
@@ -51,7 +51,7 @@ def log_in_and_send(relay: FakeRelay, *, timeout: float) -> None:
 
 
 def submitted(message: EmailMessage, **changes: Any) -> SubmittedMail:
-    """The message as the outbox would show it."""
+    """Return the message as the outbox would show it."""
     rendered = render(message)
     row = Delivery(
         from_header=rendered.from_header,
@@ -103,7 +103,7 @@ def test_commands_in_one_write_are_answered_one_by_one(relay: FakeRelay) -> None
 
 
 def test_a_fault_waits_for_a_command_that_comes_in_its_turn(relay: FakeRelay, client: smtplib.SMTP) -> None:
-    """What a refused command leaves without a sender or a recipient is refused by itself, and uses up nothing."""
+    """Commands without a sender or recipient after a refused command are refused anyway, and use up no fault."""
     for verb in ("MAIL", "RCPT", "DATA"):
         relay.fail(verb, "450 4.3.0 later", times=1)  # type: ignore[arg-type]
     group = ("MAIL FROM:<us@example.com>", f"RCPT TO:<{KIM}>", "DATA")
@@ -157,7 +157,7 @@ def test_each_verb_can_be_refused(
             act(client)
         assert relay.messages == []
         client.rset()
-        act(client)  # once, and the connection is as good as before
+        act(client)  # once, and the connection stays usable
 
 
 @pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "DOT"])
@@ -178,7 +178,7 @@ def test_each_verb_can_be_met_with_silence(relay: FakeRelay, verb: Any) -> None:
 
 @pytest.mark.parametrize("what", ["drop", "hang"])
 def test_a_mail_can_be_taken_without_a_word(relay: FakeRelay, what: str) -> None:
-    """RFC 1047: the client cannot know that it was."""
+    """RFC 1047: the client cannot know that it was accepted."""
     getattr(relay, what)("DOT", taken=True)
     with pytest.raises(smtplib.SMTPServerDisconnected):
         log_in_and_send(relay, timeout=1)
@@ -217,8 +217,8 @@ def test_data_and_dot_match_the_envelope_and_the_dot_the_content(relay: FakeRela
         ("fail", {"verb": "RCPT", "reply": "250 OK"}, "4yz or 5yz"),
         ("fail", {"verb": "RCPT", "reply": "550 a\r\n250 b"}, "4yz or 5yz"),
         ("fail", {"verb": "RCPT", "reply": "550 no", "times": 0}, "at least 1"),
-        ("hang", {"verb": "EHLO", "match": "kim@"}, "EHLO knows nothing of a mail"),
-        ("drop", {"verb": "MAIL", "taken": True}, "only at DOT"),
+        ("hang", {"verb": "EHLO", "match": "kim@"}, "EHLO comes before any mail"),
+        ("drop", {"verb": "MAIL", "taken": True}, "need the verb DOT"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(method: str, arguments: dict[str, Any], words: str) -> None:
@@ -255,8 +255,8 @@ def test_several_run_beside_each_other_on_ports_of_their_own() -> None:
 def test_it_says_that_it_is_not_running() -> None:
     relay = FakeRelay()
     with pytest.raises(RuntimeError, match="with statement"):
-        relay.messages  # noqa: B018  # looked at for what it raises
-    with relay, pytest.raises(RuntimeError, match="running already"):
+        relay.messages  # noqa: B018  # read for the error that it raises
+    with relay, pytest.raises(RuntimeError, match="already running"):
         relay.__enter__()
 
 

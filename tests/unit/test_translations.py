@@ -1,4 +1,4 @@
-"""Every text is translated, and the compiled catalogues are those of the sources."""
+"""Every text is translated, and the compiled catalogues match their sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.utils import translation
 import email_integration
 from config import admin_auth
 
-#: What has texts of its own: the app, and the login of the admin in config/.
+#: The packages with translated texts: the app, and the admin login in config/.
 PACKAGES = [Path(email_integration.__file__).parent, Path(admin_auth.__file__).parent]
 LANGUAGES = ("de", "es", "fr", "pt")
 
@@ -33,7 +33,7 @@ def _gettext() -> None:
 def test_every_text_is_translated_and_none_is_left_over(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``makemessages`` finds nothing to do. If it does: run it in that folder, translate, compile."""
+    """``makemessages`` changes nothing. If it does: run it in that folder, translate, compile."""
     copy = shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(copy)
     call_command("makemessages", locale=list(LANGUAGES), no_location=True, verbosity=0)

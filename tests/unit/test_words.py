@@ -1,4 +1,4 @@
-"""Names are the field's own: no private words, no two classes of one name, no module named like what it exports."""
+"""Names are the field's own: no private words, no two classes with one name, no module named like its export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("worker", "config", "bench", "tests")
 
-#: Words, as patterns of the whole word, that no identifier has; and what to say instead.
+#: Words that no identifier has, as patterns of the whole word, with their replacements.
 IN_NO_IDENTIFIER = """
 gates? | circuit breaker
 probers? | half-open probe
@@ -43,21 +43,20 @@ tell(s|ing)? | notify, report
 unreported | sensitive
 """
 
-#: Words that no class has; in a sentence, as in the name of a test, they are plain English.
+#: Words that no class has. In a sentence, such as the name of a test, they are plain English.
 IN_NO_CLASS = """
 letters? | prepared message
 ways? | relay access
 begun | started attempt
 """
 
-#: Words of the table that neither a page of the documentation nor a template has.
+#: Words of the table that neither a documentation page nor a template has.
 IN_NO_PROSE = "probers?|brakes?|stamps?|(door)?bells?|lanes?|convoys?|whereabouts"
 
 #: Identifiers that stay, each with its reason.
 ALLOWED = {
     **dict.fromkeys(("SHUT_RDWR", "SHUT_WR"), "of Python's socket"),
     **dict.fromkeys(("spans", "SPANS", "ACCEPTANCE_SPANS", "get_finished_spans"), "OpenTelemetry's word"),
-    "tell": "a part of a secret, in a test",
     "_FENCED": "Markdown's word for a block of code",
 }
 
@@ -69,7 +68,7 @@ HOMONYMS = {
     "Connection": "a test server has its own, of the other end",
 }
 
-#: Strings and comments; group 1 is a string that is a name, as of a column or a key.
+#: Strings and comments. Group 1 is a string that is a name, for example of a column or a key.
 _NO_CODE = re.compile(
     r"""#[^\n]*|\"{3}.*?\"{3}|["']([A-Za-z_]\w*)["']|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL
 )
@@ -83,13 +82,13 @@ def table(text: str) -> dict[str, str]:
 
 @cache
 def sources(root: Path) -> dict[str, str]:
-    """The code of each module by its path, without comments and without strings that are no names."""
+    """Return the code of each module by its path, without comments and without strings that are not names."""
     paths = [path for folder in FOLDERS for path in (root / folder).rglob("*.py")]
     return {path.relative_to(root).as_posix(): _NO_CODE.sub(r" \1 ", path.read_text()) for path in paths}
 
 
 def with_words(names: Iterable[str], words: str) -> set[str]:
-    """Those of the names of which a word, or two beside each other, is among ``words``."""
+    """Return the names that contain one of ``words``, as one word or as two adjacent words."""
     pattern = re.compile(rf"(?:^|_)(?:{'|'.join(f'(?:{word})' for word in table(words))})(?:_|$)")
     return {name for name in names if pattern.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())}
 
@@ -111,7 +110,7 @@ def forbidden_prose(root: Path) -> Iterator[str]:
 
 
 def test_no_identifier_has_a_private_word() -> None:
-    """See the tables for what to say instead; what stays nevertheless is in ``ALLOWED``."""
+    """The tables list the replacements; ``ALLOWED`` lists the identifiers that stay."""
     assert forbidden_names(ROOT) == set(ALLOWED)
 
 

@@ -1,4 +1,4 @@
-"""Mail dispatch for Django and Celery: live SMTP configuration, nothing lost, nothing sent twice."""
+"""Mail dispatch for Django and Celery: live SMTP configuration, no lost mail, no mail sent twice without a record."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ _ELSEWHERE = {"MailKeywords": "message.options", "MailOptions": "message.options
 
 
 def __getattr__(name: str) -> Any:
-    # Not at import: it needs Django's models, which are not there yet when INSTALLED_APPS is read.
+    # Import on first access: the modules need Django's models, which do not exist yet when INSTALLED_APPS is read.
     if name in __all__:
         return getattr(import_module(f".{_ELSEWHERE.get(name, 'aio')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

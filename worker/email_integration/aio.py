@@ -1,7 +1,7 @@
-"""Submit and decide from async code: the functions of ``email_integration.delivery`` and of ``tasks``, to be awaited.
+"""Async versions of the functions of ``email_integration.delivery`` and ``email_integration.tasks``.
 
-Each works in the thread that Django keeps for async code (``sync_to_async``, thread-sensitive): the event loop goes on
-meanwhile, and a mail joins the transaction of the sync code around it.
+Each runs in the thread that Django keeps for async code (``sync_to_async``, thread-sensitive). The event loop continues
+meanwhile, and the mail joins the transaction of the surrounding sync code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def asend_email(
 ) -> DeliveryResult:
     """Submit a mail as ``send_email.delay()`` does, and return its ``AsyncResult``.
 
-    The arguments are those of ``send_email``. Raises what ``send_email.delay()`` raises.
+    The arguments are those of ``send_email``. Raises the errors of ``send_email.delay()``.
     """
     result = await sync_to_async(send_email.delay)(
         subject,
@@ -89,9 +89,9 @@ async def asubmit_many(
 ) -> list[str]:
     """Submit many messages as ``submit_many`` does, and return the ids of their deliveries in the same order.
 
-    ``messages`` may be an async iterable, which is asked for the next message in the event loop. A plain one, and
-    ``idempotency_key`` and ``on_progress``, are called in the thread. Raises what ``submit_many`` raises; when it is
-    cancelled, the messages that it was given before are submitted.
+    ``messages`` may be an async iterable, which is iterated in the event loop. A plain iterable, ``idempotency_key``
+    and ``on_progress`` run in the thread. ``batch_size`` is in messages. Raises the errors of ``submit_many``. When the
+    call is cancelled, the messages that were read before are submitted.
     """
     if not isinstance(messages, AsyncIterable):
         return await sync_to_async(submit_many)(
@@ -115,7 +115,7 @@ async def asubmit_many(
             number += 1
             await asyncio.shield(take(message, number=number))
     finally:
-        await asyncio.shield(sync_to_async(submission.store)())  # after what was taken: both are of the one thread
+        await asyncio.shield(sync_to_async(submission.store)())  # runs after the last take(), in the same thread
     return submission.ids
 
 
@@ -130,12 +130,12 @@ async def asend_now(delivery_id: str) -> bool:
 
 
 async def arelease(delivery_id: str) -> bool:
-    """Send again what is in doubt; see ``email_integration.delivery.release``."""
+    """Send a delivery in doubt again; see ``email_integration.delivery.release``."""
     return await sync_to_async(delivery.release)(delivery_id)
 
 
 async def adiscard(delivery_id: str) -> bool:
-    """Never send again what is in doubt; see ``email_integration.delivery.discard``."""
+    """Give up a delivery in doubt, so it is never sent again; see ``email_integration.delivery.discard``."""
     return await sync_to_async(delivery.discard)(delivery_id)
 
 

@@ -11,15 +11,15 @@ from django.utils.translation import gettext_lazy as _
 
 
 class EmailIntegrationConfig(AppConfig):
-    """Connects the configuration generation to every write, and loads the checks and the tasks."""
+    """The app's configuration: connects configuration generations to every write, and loads the checks and tasks."""
 
     name = "email_integration"
     verbose_name = _("Email Integration")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Have every write of a configuration make a new generation, wake what waits for it, and be recorded."""
-        from simple_history.signals import pre_create_historical_record  # apps are loaded only now
+        """Connect the signals: each write of a configuration renews the generation, wakes deliveries and is audited."""
+        from simple_history.signals import pre_create_historical_record  # not importable before the apps are loaded
 
         from email_integration.queue import retry_now
 
@@ -33,7 +33,7 @@ class EmailIntegrationConfig(AppConfig):
                 before.connect(generation.mark_dirty, sender=sender, dispatch_uid="email_integration.generation")
             for after in (post_save, post_delete, signals.config_changed):
                 after.connect(generation.renew_on_commit, sender=sender, dispatch_uid="email_integration.generation")
-                # After that, so that nobody who is woken goes by the old one still.
+                # Connected after the generation, so a woken worker never uses the old configuration.
                 after.connect(retry_now.wake_on_commit, sender=sender, dispatch_uid="email_integration.wake")
         pre_save.connect(keep_newer, sender=RefreshFamily, dispatch_uid="email_integration.keep_newer")
         pre_create_historical_record.connect(
@@ -43,12 +43,12 @@ class EmailIntegrationConfig(AppConfig):
 
 
 def _trace() -> None:
-    """Make spans of mails, if a setting asks for them."""
+    """Start tracing mails with OpenTelemetry, if the setting TRACES is true and OpenTelemetry is installed."""
     from . import conf
 
     try:
         wanted = conf.get("TRACES")
-    except ImproperlyConfigured:  # said by the checks
+    except ImproperlyConfigured:  # the system checks report it
         return
     if wanted and find_spec("opentelemetry") is not None:
         from . import tracing

@@ -1,4 +1,4 @@
-"""Refuses what would block the event loop, and names what to await instead."""
+"""A decorator for functions that would block the event loop; its error names the function to await instead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ R = TypeVar("R")
 
 
 def sync_only(what: str, *, instead: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Have a function raise ``SynchronousOnlyOperation`` in async code, before it has done anything.
+    """Return a decorator that makes a function raise ``SynchronousOnlyOperation`` when it is called in async code.
 
-    ``what`` the caller has asked for, and what to await ``instead``, are in the message. As for Django's own
-    functions, DJANGO_ALLOW_ASYNC_UNSAFE in the environment allows it.
+    The error is raised before the function does anything. Its message contains ``what``, a name for the call, and
+    ``instead``, the function to await. As with Django's own functions, DJANGO_ALLOW_ASYNC_UNSAFE in the environment
+    allows the call.
     """
     refuse = async_unsafe(f"{what} cannot be called in async code; await {instead}.")
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", refuse)

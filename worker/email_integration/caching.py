@@ -19,10 +19,11 @@ from .savepoints import savepoint
 
 @contextlib.contextmanager
 def shared_cache(*, within: float | None = None) -> Iterator[BaseCache]:
-    """Give the cache. Raises what the cache raises, each backend something else.
+    """Yield the cache. Raises the errors of the cache, which differ between backends.
 
-    It may lie in the database, and be asked inside of the caller's transaction, which an error does not break. Django's
-    own for Redis waits ``within`` so many seconds for each answer, unless its OPTIONS say how long, and asks once.
+    The cache may be stored in the database and be used inside the caller's transaction. An error does not break that
+    transaction. With ``within``, Django's own Redis backend waits that many seconds for each answer and does not retry,
+    unless the OPTIONS of the cache set these values.
     """
     cache = caches[conf.get("CACHE")]
     if within is not None and isinstance(cache, RedisCache):
@@ -32,12 +33,12 @@ def shared_cache(*, within: float | None = None) -> Iterator[BaseCache]:
 
 
 def databases(cache: BaseCache) -> tuple[str, ...]:
-    """Return the aliases of the databases that ``cache`` is read from and written to; none for most caches."""
+    """Return the aliases of the databases that ``cache`` reads and writes; an empty tuple for most caches."""
     if not isinstance(cache, BaseDatabaseCache):
         return ()
     return router.db_for_read(cache.cache_model_class), router.db_for_write(cache.cache_model_class)
 
 
 def is_shared(cache: BaseCache) -> bool:
-    """Return whether other processes see what this one puts into ``cache``."""
+    """Return whether other processes see the values that this process stores in ``cache``."""
     return not isinstance(cache, LocMemCache | DummyCache)

@@ -1,8 +1,8 @@
-"""What this app uses of Django beyond its documentation.
+"""The undocumented parts of Django that this app uses.
 
-Any release of Django may change it without a word. ``READ_FOR`` names the versions whose source was read for it; the
-tests call each function on each of them, and fail on a version that is not named. Used elsewhere too, as by most
-projects, are ``Model._meta``, ``connection.ops.quote_name``, ``django.contrib.admin.utils`` and
+Any release of Django may change them without notice. ``READ_FOR`` names the versions whose source was checked. The
+tests call each function on each of these versions, and fail on a version that is not named. Other modules, like most
+projects, also use ``Model._meta``, ``connection.ops.quote_name``, ``django.contrib.admin.utils`` and
 ``django.utils.asyncio.async_unsafe``.
 """
 
@@ -39,26 +39,27 @@ READ_FOR = ((5, 2), (6, 0), (6, 1))
 
 
 def is_set(name: str) -> bool:
-    """Return whether the project itself defines the setting; Django's default does not count."""
+    """Return whether the project itself defines the setting ``name``; Django's default does not count."""
     return bool(settings.is_overridden(name)) and hasattr(settings._wrapped, name)  # type: ignore[misc]  # not in its stub
 
 
 def read_setting(name: str) -> Any:
-    """Return the value of a setting, or Django's default for it.
+    """Return the value of the setting ``name``, or Django's default for it.
 
-    Django 6.1 warns each reader of an EMAIL_* setting. It has warned of the project's definition already, and those
-    who read the project's settings on its behalf can do nothing about them.
+    Django 6.1 warns about each read of an EMAIL_* setting. It has warned about the project's definition already, and
+    code that reads the project's settings for the project cannot act on the warning.
     """
     is_set(name)  # loads the settings
     return getattr(settings._wrapped, name)  # type: ignore[misc]  # not in its stub
 
 
 def cursor(connection: Any, *, binary: bool = False) -> Any:
-    """Return a cursor whose statements the server can keep.
+    """Return a cursor whose statements the server can prepare and keep.
 
-    On PostgreSQL the values travel apart from the text (psycopg's 'prepare_threshold'). Django's usual cursor puts them
-    into the text: each statement is another one then, to be planned anew. With ``binary`` psycopg gets what is asked
-    for in PostgreSQL's own format, as is best for octets; Django knows texts, numbers and booleans of it alone.
+    On PostgreSQL the cursor sends the values apart from the text of the statement (psycopg's 'prepare_threshold').
+    Django's usual cursor puts the values into the text, so the server must plan each statement anew. With ``binary``
+    psycopg receives results in PostgreSQL's binary format, which is best for octets; in this format Django can read
+    only texts, numbers and booleans.
     """
     if not keeps_types(connection):
         return connection.cursor()
@@ -69,10 +70,10 @@ def cursor(connection: Any, *, binary: bool = False) -> Any:
 
 
 def ask(connection: Any, text: str, parameters: Sequence[Any], *, binary: bool = False) -> list[Any]:
-    """Carry out a statement on such a cursor, and return its rows. Best for a long text that is always the same.
+    """Execute a statement on such a cursor, and return its rows. Best for a long text that is always the same.
 
-    psycopg looks for the placeholders of a text of more than 4096 characters anew each time, unless they are numbered,
-    as its 'raw' cursor takes them.
+    psycopg parses the placeholders of a text of more than 4096 characters anew each time, unless the placeholders are
+    numbered, as its 'raw' cursor accepts them.
     """
     raw = None if is_watched(connection) else _raw_cursor()
     if raw is None or not keeps_types(connection):
@@ -90,7 +91,7 @@ def ask(connection: Any, text: str, parameters: Sequence[Any], *, binary: bool =
 
 @functools.cache
 def _raw_cursor() -> Any:
-    """Return psycopg's class, which it has from version 3.2 on; None before that, and with psycopg2."""
+    """Return psycopg's ``RawCursor`` class, which exists from version 3.2 on; None before that, and with psycopg2."""
     try:
         from psycopg import RawCursor
     except ImportError:
@@ -100,7 +101,7 @@ def _raw_cursor() -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _numbered(text: str) -> str:
-    """A text with '%s' as PostgreSQL itself takes it."""
+    """Return a text with '%s' placeholders in PostgreSQL's own syntax ('$1')."""
     number = itertools.count(1)
     return re.sub("%[s%]", lambda found: f"${next(number)}" if found[0] == "%s" else "%", text)
 
@@ -114,9 +115,9 @@ def _bare_cursor(connection: Any) -> Any:
 
 
 def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
-    """Carry out a statement that gives no rows, on such a cursor; return how many rows it wrote.
+    """Execute a statement that returns no rows, on such a cursor; return the number of rows that it wrote.
 
-    What it was given last stays in memory, so no parameter may be large. Raises ``DatabaseError``.
+    The last parameters stay in memory, so no parameter may be large. Raises ``DatabaseError``.
     """
     if is_watched(connection) or not keeps_types(connection):
         with cursor(connection) as opened:
@@ -130,11 +131,11 @@ def execute(connection: Any, text: str, parameters: Sequence[Any]) -> int:
 
 
 def execute_packed(connection: Any, text: str, packed: Callable[[], Sequence[bytes | None]]) -> int | None:
-    """Do as ``execute`` does, past the cursor of psycopg, which takes as long as all the rest.
+    """Execute a statement as ``execute`` does, without psycopg's cursor, which takes as long as everything else.
 
-    ``packed`` gives the parameters in PostgreSQL's binary format. Return None when it is left to ``execute``: until the
-    statement is prepared, in a transaction, which one that the server has forgotten would break, and when the server
-    reports an error.
+    ``packed`` returns the parameters in PostgreSQL's binary format. Return None when the caller must use ``execute``
+    instead: until the statement is prepared; inside a transaction, which a statement that the server has forgotten
+    would break; and when the server reports an error.
     """
     if is_watched(connection):
         return None
@@ -158,17 +159,17 @@ def execute_packed(connection: Any, text: str, packed: Callable[[], Sequence[byt
 
 
 def _check(connection: Any) -> None:
-    """Do what Django's wrapper of a cursor would do first."""
+    """Make the checks that Django's cursor wrapper makes first."""
     connection.validate_thread_sharing()
     connection.close_if_health_check_failed()
-    connection.ensure_connection()  # one that was closed amid a transaction is no longer in it then
+    connection.ensure_connection()  # a connection that was closed during a transaction is no longer in it after this
     connection.validate_no_broken_transaction()
 
 
 def _name_of_prepared(opened: Any, text: str) -> bytes | None:
-    """Return the name of the statement on the server; prepare it once it was used as often as psycopg waits for that.
+    """Return the name of the prepared statement on the server, or None as long as it is not prepared.
 
-    None as long as it is not prepared.
+    The statement is prepared after as many uses as psycopg's ``prepare_threshold``.
     """
     known: dict[str, int | bytes | None] = opened.__dict__.setdefault(_PREPARED, {})
     found = known.get(text, 0)
@@ -187,14 +188,14 @@ def _name_of_prepared(opened: Any, text: str) -> bytes | None:
 
 
 def _result(opened: Any) -> Any:
-    """Wait for a result as psycopg does: other greenlets go on meanwhile, and a signal interrupts it."""
+    """Wait for a result as psycopg does: other greenlets run meanwhile, and a signal interrupts the wait."""
     from psycopg import generators
 
     [result] = opened.wait(generators.execute(opened.pgconn))
     return result
 
 
-#: By its text, how often a statement was used on a connection, or its name there, or None where it has none.
+#: Maps the text of a statement to its number of uses on a connection, or to its name there, or None if it has no name.
 _PREPARED = "_email_integration_prepared"
 
 _numbers = itertools.count()
@@ -203,14 +204,14 @@ _numbers = itertools.count()
 _BINARY = 1
 
 #: ``psycopg.pq.ExecStatus`` and ``DiagnosticField``; and invalid_sql_statement_name (PostgreSQL's documentation,
-#: appendix A): other code has had the server forget it.
+#: appendix A): other code has made the server forget the statement.
 _COMMAND_OK, _SQLSTATE, _NOT_PREPARED = 1, ord("C"), b"26000"
 
 
 def _kept_cursor(connection: Any) -> Any:
-    """The cursor of ``execute``, which lives as long as the connection to the server.
+    """Return the cursor of ``execute``, which is kept as long as the connection to the server.
 
-    A new one has to find out anew how each value is written, which takes as long as all the rest.
+    A new cursor must determine again how to write each value, which takes as long as everything else.
     """
     opened = connection.connection
     kept = getattr(opened, _KEPT, None)
@@ -224,9 +225,9 @@ _KEPT = "_email_integration_cursor"
 
 
 def is_watched(connection: Any) -> bool:
-    """Return whether other code is to see each statement.
+    """Return whether other code must see each statement.
 
-    That is what ``execute_wrapper`` was given, the log of queries, and tools that put a function of their own into
+    Such code is a wrapper given to ``execute_wrapper``, the log of queries, or a tool that replaces a function of
     Django's cursor, as Sentry does.
     """
     if connection.execute_wrappers or connection.queries_logged:
@@ -236,12 +237,12 @@ def is_watched(connection: Any) -> bool:
 
 _watched = attrgetter("execute", "executemany", "__enter__")
 
-#: As Django has them; None when another module had put its own there before.
+#: Django's own functions; None for one that another module had replaced before.
 _OWN = tuple(found if getattr(found, "__globals__", None) is vars(utils) else None for found in _watched(CursorWrapper))
 
 
 def keeps_types(connection: Any) -> bool:
-    """Return whether the driver takes datetimes with a time zone, octets and JSON as text as they are: psycopg 3."""
+    """Return whether the driver passes datetimes with a time zone, octets and JSON text unchanged: psycopg 3."""
     if connection.vendor != "postgresql":
         return False
     from django.db.backends.postgresql import psycopg_any
@@ -250,9 +251,9 @@ def keeps_types(connection: Any) -> bool:
 
 
 def can_copy(connection: Any, table: str) -> bool:
-    """Return whether ``copy`` may be used now: with psycopg 3, while no other code is to see each statement.
+    """Return whether ``copy`` may be used now: with psycopg 3, while no other code must see each statement.
 
-    PostgreSQL has no COPY for a table whose rows are secured for this user; it is asked once in each process.
+    PostgreSQL has no COPY for a table with row security active for this user. Each process asks for this once.
     """
     if is_watched(connection) or not keeps_types(connection):
         return False
@@ -268,20 +269,20 @@ def _secures_rows(alias: str, table: str) -> bool:
 
 
 def copy(connection: Any, text: str, rows: Iterable[Sequence[Any]]) -> int:
-    """Carry out a ``COPY … FROM STDIN`` in the caller's transaction; return the number of rows.
+    """Execute a ``COPY … FROM STDIN`` in the caller's transaction; return the number of rows.
 
-    Raises ``DatabaseError``. Each row holds what psycopg turns into text.
+    Each row holds values that psycopg can write as text. Raises ``DatabaseError``.
     """
     return _copy(connection, text, lambda copying: [copying.write_row(row) for row in rows])
 
 
 def copy_packed(connection: Any, text: str, blocks: Iterable[bytes]) -> int:
-    """Do the same with rows in PostgreSQL's binary format, and what it begins and ends with."""
+    """Execute the same with ``blocks`` in PostgreSQL's binary format, its header and trailer included."""
     return _copy(connection, f"{text} (FORMAT BINARY)", lambda copying: [copying.write(block) for block in blocks])
 
 
 def _copy(connection: Any, text: str, write: Callable[[Any], object]) -> int:
-    # Django's cursor would translate the errors of the call alone, and most come with the last row.
+    # Django's cursor translates only the errors of the call itself, and most errors arrive with the last row.
     with connection.cursor() as opened, connection.wrap_database_errors:
         with opened.copy(text) as copying:
             write(copying)
@@ -289,9 +290,9 @@ def _copy(connection: Any, text: str, write: Callable[[Any], object]) -> int:
 
 
 def new_instance(model: type[_Row], values: Mapping[str, Any]) -> _Row:
-    """Return what ``model(**values)`` does, in a fifth of its time; ``values`` are by the names of attributes.
+    """Return the same as ``model(**values)`` in a fifth of the time; ``values`` are keyed by attribute name.
 
-    The model must have no ``__init__`` and no sealed fields of its own.
+    The model must have no ``__init__`` and no sealed fields.
     """
     if pre_init.has_listeners(model) or post_init.has_listeners(model):
         return model(**values)
@@ -306,7 +307,7 @@ def new_instance(model: type[_Row], values: Mapping[str, Any]) -> _Row:
 
 
 def stored_instances(model: type[_Row], rows: Iterable[Mapping[str, Any]], *, using: str) -> list[_Row]:
-    """Return an instance of each row, of which only these values are known; another is read when it is asked for."""
+    """Return an instance for each row. It knows only the row's values; other fields are read on access."""
     if pre_init.has_listeners(model) or post_init.has_listeners(model):
         return [model.from_db(using, list(row), list(row.values())) for row in rows]
     found = []
@@ -319,7 +320,7 @@ def stored_instances(model: type[_Row], rows: Iterable[Mapping[str, Any]], *, us
 
 
 def mark_stored(instance: models.Model, *, using: str) -> None:
-    """Have the next ``save()`` of a row that was inserted past it update it."""
+    """Make the next ``save()`` of an instance update its row, which was inserted without ``save()``."""
     instance._state.adding, instance._state.db = False, using
 
 
@@ -331,7 +332,7 @@ def _with_state(model: type[_Row]) -> _Row:
 
 @functools.cache
 def _defaults(model: type[models.Model]) -> tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
-    """The defaults of a model's attributes, and of those that are called for each instance the functions."""
+    """Return the constant defaults of a model's attributes, and the functions of the callable defaults."""
     every = model._meta.concrete_fields
     called = [(one.attname, one.get_default) for one in every if one.has_default() and callable(one.default)]
     names = {name for name, _ in called}
@@ -339,20 +340,20 @@ def _defaults(model: type[models.Model]) -> tuple[dict[str, Any], list[tuple[str
 
 
 def read_from_primary(rows: models.QuerySet[_Row]) -> models.QuerySet[_Row]:
-    """Have these be read from the database that they are written to, as Django's writing methods do.
+    """Return ``rows`` set to read from the database that they are written to, as Django's writing methods do.
 
-    ``using()`` would name that database for good: no such query set may be part of a query to another one, such as one
-    for orders that are read from a replica.
+    ``using()`` would fix that database: such a query set cannot be part of a query to another database, for example
+    one for orders that are read from a replica.
     """
     rows._for_write = True  # type: ignore[attr-defined]
     return rows
 
 
 def converters(connection: Any, fields: Sequence[Any], table: str) -> list[tuple[int, Any, Callable[..., Any]]]:
-    """Return what turns a row of the database into values of ``fields``.
+    """Return the conversions that turn a row of the database into values of ``fields``.
 
-    Each item is a place in the row, and a function to call there with the value, the expression beside it, and the
-    connection.
+    Each item is a position in the row, the expression of that column, and a function. Call the function with the
+    value, the expression, and the connection.
     """
     columns = [field.get_col(table) for field in fields]
     return [
@@ -367,8 +368,8 @@ def insert_words(
 ) -> tuple[str, str]:
     """Return the beginning and the end of an INSERT of ``fields``, in the dialect of the database.
 
-    With ``unique``, a field, a row that has the same value there gets the new values of the columns ``updated``. With
-    ``ignore``, a row that breaks a constraint is left out.
+    With ``unique``, a field, an existing row with the same value there gets the new values of the columns ``updated``.
+    With ``ignore``, a row that breaks a constraint is skipped.
     """
     on_conflict = OnConflict.UPDATE if unique else OnConflict.IGNORE if ignore else None
     end = connection.ops.on_conflict_suffix_sql(fields, on_conflict, updated, [unique.column] if unique else [])
@@ -376,15 +377,15 @@ def insert_words(
 
 
 def placeholder(connection: Any, field: Any) -> str:
-    """Return what stands for a value of ``field`` in the text of a statement."""
-    # MariaDB and MySQL read octets as text of the connection's character set unless told.
+    """Return the placeholder for a value of ``field`` in the text of a statement."""
+    # MariaDB and MySQL read octets as text of the connection's character set without this.
     return "_binary %s" if connection.vendor == "mysql" and isinstance(field, models.BinaryField) else "%s"
 
 
 def redis_cache_within(cache: Any, seconds: float) -> Any:
-    """Return a Redis cache like this one that waits so long for each answer, and asks once; this thread's own.
+    """Return a copy of this Redis cache that waits ``seconds`` for each answer and does not retry.
 
-    What the OPTIONS of the cache say of it holds. It has connections of its own.
+    The copy belongs to this thread and has its own connections. The OPTIONS of the cache take precedence.
     """
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -399,33 +400,33 @@ def redis_cache_within(cache: Any, seconds: float) -> Any:
     return made[seconds]
 
 
-#: Where a cache keeps those that are like it.
+#: The attribute where a cache keeps its copies.
 _LIKE_IT = "_email_integration_like_it"
 
 
 def is_left_to_database(value: Any) -> bool:
-    """Return whether this value of a new row's field stands for the database's own default."""
+    """Return whether this value of a new row's field is the database's own default."""
     return isinstance(value, DatabaseDefault)
 
 
 def can_skip_locked_rows(connection: Any) -> bool:
-    """Return whether the database knows ``SELECT … FOR UPDATE SKIP LOCKED``."""
+    """Return whether the database supports ``SELECT … FOR UPDATE SKIP LOCKED``."""
     return bool(connection.features.has_select_for_update_skip_locked)
 
 
 def can_index_a_part(connection: Any) -> bool:
-    """Return whether the database knows indexes with a condition."""
+    """Return whether the database supports partial indexes (indexes with a condition)."""
     return bool(connection.features.supports_partial_indexes)
 
 
 def prefix_index(schema_editor: Any, model: Any, fields: Sequence[Any], *, name: str, characters: int) -> Any:
-    """Return the statement for an index of the beginning of a text, in the dialect of MariaDB and MySQL."""
-    # A prefix is written behind the column, where Django has the suffix for the direction.
+    """Return the statement for an index on the first ``characters`` of a text, in the dialect of MariaDB and MySQL."""
+    # The prefix length is written after the column, where Django puts the suffix for the direction.
     return schema_editor._create_index_sql(model, fields=fields, name=name, col_suffixes=(f"({characters})",))
 
 
 def missing_migrations(connection: Any, apps: Collection[str]) -> list[str]:
-    """Return the migrations of these apps that were not applied, as 'app.name', in their order.
+    """Return the unapplied migrations of these apps, as 'app.name', in order.
 
     Raises ``InconsistentMigrationHistory``.
     """
@@ -436,30 +437,33 @@ def missing_migrations(connection: Any, apps: Collection[str]) -> list[str]:
 
 
 def rollback_on_error(using: str) -> AbstractContextManager[None]:
-    """Have the caller's transaction rolled back after an error inside, as ``save()`` does it without a savepoint."""
+    """Return a context manager that marks the caller's transaction for rollback after an error inside.
+
+    ``save()`` uses it in the same way where it makes no savepoint.
+    """
     return transaction.mark_for_rollback_on_error(using=using)
 
 
 def is_waiting_for_commit(connection: Any, function: Callable[[], Any]) -> bool:
-    """Return whether ``function`` is to be called after the commit, unless what is done now is rolled back too."""
+    """Return whether ``function`` is called after the commit, unless the statements made now are rolled back too."""
     together = set(connection.savepoint_ids)
     return any(one is function and savepoints == together for savepoints, one, *_ in connection.run_on_commit)
 
 
 def waiting_for_commit(connection: Any) -> list[tuple[Any, ...]]:
-    """Return the connection's own list of what waits for its commit; each item is of savepoints, function and more."""
+    """Return the connection's own list of functions to call after the commit: (savepoints, function, …) tuples."""
     waiting: list[tuple[Any, ...]] = connection.run_on_commit
     return waiting
 
 
-# -- what message/assembly.py writes in Django's stead --------------------------------------------------------------
+# -- for message/assembly.py, which renders mail in place of Django --------------------------------------------------
 
 
 _mail: Any = mail
 
 
 def _paths() -> Iterator[str]:
-    """Give the classes and functions that ``django.core.mail.message`` defines, and the methods of these classes."""
+    """Yield the names of the classes, functions and methods that ``django.core.mail.message`` defines."""
     for name, value in vars(_mail).items():
         if getattr(value, "__module__", "") == _mail.__name__ and isinstance(value, type | FunctionType):
             yield name
@@ -474,7 +478,7 @@ _PARTS_AT_FIRST = _parts(_mail)
 
 
 def renders_mail_itself() -> bool:
-    """Return whether all functions with which Django renders mail are its own: some packages replace them."""
+    """Return whether Django's own functions render mail: some packages replace them."""
     return _ARE_ITS_OWN and bool(_parts(_mail) == _PARTS_AT_FIRST)
 
 
@@ -482,20 +486,20 @@ _ARE_ITS_OWN = all(isinstance(one, type) or one.__globals__ is vars(_mail) for o
 
 
 def mail_message_id() -> str:
-    """Return a new Message-ID as ``EmailMessage.message()`` makes it."""
+    """Return a new Message-ID in the form that ``EmailMessage.message()`` makes."""
     return str(_mail.make_msgid(domain=_mail.DNS_NAME))
 
 
 def mail_date() -> str:
-    """Return the Date of now as ``EmailMessage.message()`` writes it when EMAIL_USE_LOCALTIME is False."""
+    """Return the current Date as ``EmailMessage.message()`` writes it when EMAIL_USE_LOCALTIME is False."""
     if django.VERSION >= (6, 0):
         return format_datetime(_mail.datetime.now(dt.UTC))
     return str(_mail.formatdate(localtime=False))
 
 
 def encode_header(name: str, value: str) -> str:
-    """Return the value of a header as Django 5 gives it to the standard library. Django 6 gives it as it is.
+    """Return the value of a header as Django 5 passes it to the standard library. Django 6 passes it unchanged.
 
-    Raises ``ValueError`` when it cannot be encoded.
+    Raises ``ValueError`` when the value cannot be encoded.
     """
     return str(_mail.forbid_multi_line_headers(name, value, "utf-8")[1])

@@ -3,15 +3,15 @@
 ``EmailIntegrationError``
     ``InvalidMail``            the mail cannot be sent as it was given (raised in the caller)
     ``DeliveryFailed``         a delivery ended without being accepted
-    ``DeliveryDeferred``       a delivery was put off; it is kept and tried again
-    ``NotSent``                a mail that was to be sent at once was not; nothing is kept of it
-    ``SecretUnreadable``       a sealed password cannot be opened with the keys at hand
-    ``SecretMisplaced``        the same, as it was sealed for another row or another field
-    ``SecretUnavailable``      a secret that is kept elsewhere cannot be had (now)
+    ``DeliveryDeferred``       a delivery was postponed; it is kept and tried again
+    ``NotSent``                a mail to be sent directly was not sent; nothing of it is kept
+    ``SecretUnreadable``       a sealed password cannot be decrypted with the configured keys
+    ``SecretMisplaced``        the same, because it was sealed for another row or another field
+    ``SecretUnavailable``      a secret that is stored elsewhere cannot be read (now)
     ``ContentUnavailable``     the stored content of a mail cannot be read (now, or any more)
-    ``ContentGone``            the same, as it is kept no longer
+    ``ContentGone``            the same, because the content is no longer kept
 
-What the SMTP dialogue itself raises is in ``email_integration.smtp.errors``.
+The exceptions of the SMTP dialogue are in ``email_integration.smtp.errors``.
 """
 
 from __future__ import annotations
@@ -29,37 +29,41 @@ else:
 
 
 class EmailIntegrationError(Exception):
-    """Something went wrong while handling a mail."""
+    """The base class of this app's exceptions."""
 
 
-# A BadHeaderError, and so a ValueError, for code that catches what Django's documentation tells it to.
+# Also a BadHeaderError, and so a ValueError, for code that catches the exception that Django documents.
 class InvalidMail(EmailIntegrationError, BadHeaderError):
     """The mail cannot be sent as it was given."""
 
 
-#: What says nothing about the mail that is at hand: there is no memory, no database, or no time left for the task.
+#: Errors that say nothing about the mail: no memory, no database, or no time left for the task.
 _OF_NO_MAIL = (MemoryError, OperationalError, InterfaceError, SoftTimeLimitExceeded)
 
-#: Characters of another's words in an error.
+#: Maximum number of characters of another exception's text in an error.
 _LONGEST_REASON = 200
 
 
 def refusal(what: str, error: Exception) -> InvalidMail:
-    """Return the ``InvalidMail`` for an ``error`` that something handed in has raised; ``what`` went wrong.
+    """Return the ``InvalidMail`` for an ``error`` of an object that the caller passed; ``what`` says what went wrong.
 
-    Raises ``error`` itself where it is one already, or where the mail is not to blame for it.
+    Raises ``error`` itself if it is an ``InvalidMail``, or if the mail is not the cause of it.
     """
     if isinstance(error, (InvalidMail, *_OF_NO_MAIL)):
         raise error
     try:
         why = str(error)[:_LONGEST_REASON] or type(error).__name__
-    except Exception:  # it quotes what cannot be quoted
+    except Exception:  # the text of the error cannot be made
         why = type(error).__name__
     return InvalidMail(f"{what}: {why}")
 
 
 class DeliveryDeferred(EmailIntegrationError):
-    """The mail could not be delivered now; it is kept and tried again."""
+    """The mail could not be delivered now; it is kept and tried again.
+
+    ``code`` is the server's reply code (RFC 5321 §4.2), or None when the cause is not a reply; ``reason`` is this app's
+    description.
+    """
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(code, reason)
@@ -73,8 +77,8 @@ class DeliveryDeferred(EmailIntegrationError):
 class DeliveryFailed(EmailIntegrationError):
     """The mail was not accepted and is not tried again.
 
-    ``code`` is the server's reply code (RFC 5321 §4.2), or None when no reply decided it; ``reason`` is our
-    own words, without address and without the server's text; ``status`` is the delivery's final state.
+    ``code`` is the server's reply code (RFC 5321 §4.2), or None when the cause is not a reply; ``reason`` is this app's
+    description, without addresses and without the server's text; ``status`` is the delivery's final status.
     """
 
     def __init__(self, code: int | None, reason: str, status: str = "failed") -> None:
@@ -88,15 +92,15 @@ class DeliveryFailed(EmailIntegrationError):
 
 
 class NotSent(EmailIntegrationError, smtplib.SMTPException):
-    """The mail was not sent, and nothing is kept of it.
+    """The mail was not sent, and nothing of it is kept.
 
-    Raised by the direct backend, and a ``SMTPException`` for the sake of code written for Django's own. ``status`` is
-    'failed', 'deferred' (it could go another time) or 'in_doubt' (the server may have it).
+    Raised by the direct backend. It is a ``SMTPException`` for code written for Django's own backend. ``status`` is
+    'failed', 'deferred' (a later attempt may succeed) or 'in_doubt' (the server may have it).
     """
 
     def __init__(self, code: int | None, reason: str, status: str = "failed") -> None:
         super().__init__(code, reason, status)
-        # OSError, which SMTPException is, would take three arguments for its own and drop one.
+        # OSError, the base of SMTPException, would interpret three arguments itself and drop one.
         self.args = (code, reason, status)
         self.code = code
         self.reason = reason
@@ -107,7 +111,7 @@ class NotSent(EmailIntegrationError, smtplib.SMTPException):
 
 
 class SecretUnreadable(EmailIntegrationError):
-    """A sealed password cannot be opened with the keys in SMTP_PASSWORD_KEYS."""
+    """A sealed password cannot be decrypted with the keys in SMTP_PASSWORD_KEYS."""
 
 
 class SecretMisplaced(SecretUnreadable):
@@ -115,7 +119,7 @@ class SecretMisplaced(SecretUnreadable):
 
 
 class SecretUnavailable(SecretUnreadable):
-    """A secret that is kept elsewhere cannot be had."""
+    """A secret that is stored elsewhere cannot be read."""
 
 
 class ContentUnavailable(EmailIntegrationError):
@@ -123,4 +127,4 @@ class ContentUnavailable(EmailIntegrationError):
 
 
 class ContentGone(ContentUnavailable):
-    """The content of the mail is kept no longer."""
+    """The content of the mail is no longer kept."""

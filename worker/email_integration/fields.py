@@ -1,11 +1,12 @@
-"""A model field that seals what it stores with MultiFernet, under keys of its own (``SMTP_PASSWORD_KEYS``).
+"""A model field that encrypts its value with MultiFernet, under separate keys (``SMTP_PASSWORD_KEYS``).
 
-In the database stands ``fernet$``, the version of the format, and a token. What is in the token is bound to its place:
-the model, the field, and an identifier of the row. A token that is copied elsewhere does not open there: the app is no
-help to people who have found one in a backup.
+The database holds ``fernet$``, the version of the format, and a token. The token is bound to its place: the model, the
+field, and an identifier of the row. A token that is copied elsewhere cannot be decrypted there, so the app does not
+help an attacker who has found a token in a backup.
 
-Fernet has no associated data, so the place is inside: its SHA-256 digest, and then the text. A value read from the
-database stays sealed until the attribute is read, so a lost key spoils one secret, not the page or the query it was on.
+Fernet has no associated data, so the place is inside the token: its SHA-256 digest, followed by the text. A value read
+from the database stays sealed until the attribute is read, so a lost key affects one secret, not the whole page or
+query.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 else:
     _TextField = models.TextField
 
-#: What every sealed value begins with, whatever its version.
+#: The prefix of every sealed value, of any version.
 PREFIX = "fernet$"
 
 _VERSION = "1"
 _BEFORE = f"{PREFIX}{_VERSION}$"
 _DIGEST = hashlib.sha256().digest_size
 
-#: The one key of the mapping that stands for a sealed value in a dump. No field of a form gives a mapping.
+#: The one key of the mapping that represents a sealed value in a dump. No form field produces a mapping.
 _IN_DUMPS = "sealed"
 
 UNREADABLE = _(
@@ -51,29 +52,29 @@ UNREADABLE = _(
     "Put the key it was sealed with back into SMTP_PASSWORD_KEYS, or enter the password again."
 )
 MISPLACED = _(
-    "What is stored was sealed for another row or another field, and is not opened here. Enter the password again."
+    "The stored value was sealed for another row or another field, so it cannot be used here. Enter the password again."
 )
 
 #: Why an update cannot be written.
 _FOR_ONE_ROW = (
-    "{field}: text is sealed for one row. Set it on an instance and save that, or use update() of its manager."
+    "{field}: text is sealed for one row. Set it on an instance and save the instance, or use update() of its manager."
 )
-_NOT_COPIED = "{field}: sealed values are not copied by the database. Give the text itself."
+_NOT_COPIED = "{field}: the database cannot copy sealed values. Pass the text instead."
 
 
 def new_row() -> str:
-    """Make an identifier for a row: random, because a primary key is not known before the first insert."""
+    """Return a new identifier for a row: random, because a primary key is not known before the first insert."""
     return secrets.token_hex(16)
 
 
 def why_unreadable(error: SecretUnreadable) -> _StrOrPromise:
-    """Return what to tell people of ``error``."""
+    """Return the text that explains ``error`` to people."""
     return MISPLACED if isinstance(error, SecretMisplaced) else UNREADABLE
 
 
 @dataclass(frozen=True)
 class SecretPlace:
-    """Where a value is sealed for, and opens: ``model`` by its label, ``field``, and the identifier of the ``row``."""
+    """The place that a value is sealed for: ``model`` by its label, ``field``, and the identifier of the ``row``."""
 
     model: str
     field: str
@@ -81,13 +82,13 @@ class SecretPlace:
 
     @property
     def digest(self) -> bytes:
-        """What is sealed together with the text. No name of a model or field holds a NUL."""
+        """The digest that is sealed together with the text. No name of a model or field holds a NUL."""
         return hashlib.sha256("\0".join((_BEFORE, self.model, self.field, self.row)).encode()).digest()
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A value as it stands in the database."""
+    """A sealed value in its stored form."""
 
     stored: str
 
@@ -99,14 +100,15 @@ class Sealed:
 
     @property
     def token(self) -> bytes:
-        """The Fernet token in it; empty when it has another version than ours."""
+        """The Fernet token; empty when the value has another format version."""
         return self.stored.removeprefix(_BEFORE).encode() if self.stored.startswith(_BEFORE) else b""
 
     @with_secrets
     def open(self, place: SecretPlace) -> str:
         """Return the plain text.
 
-        Raises ``SecretUnreadable`` when no key fits, and ``SecretMisplaced`` when it was not sealed for ``place``.
+        Raises ``SecretUnreadable`` when no key fits, and ``SecretMisplaced`` when the value was not sealed for
+        ``place``.
         """
         try:
             opened = keys().decrypt(self.token)
@@ -120,19 +122,19 @@ class Sealed:
 
     @with_secrets
     def check(self, place: SecretPlace) -> None:
-        """Raise ``SecretMisplaced`` if it was sealed for another place. What no key opens is not refused here."""
+        """Raise ``SecretMisplaced`` if the value was sealed for another place. A value that no key opens passes."""
         try:
             self.open(place)
         except SecretMisplaced:
             raise
         except SecretUnreadable:
-            pass  # nor does it open anywhere else
+            pass  # it cannot be opened in any other place either
 
 
 class Placed(str):
-    """An opened value that knows its ``place``: it is sealed again for that one, whatever writes it.
+    """An opened value that knows its ``place``; a write seals it again for that place.
 
-    Django gives the value alone to a field, and not the instance, when it loads a dump.
+    When Django loads a dump, it passes the field only the value, not the instance.
     """
 
     place: SecretPlace | None = None
@@ -140,7 +142,10 @@ class Placed(str):
 
 @with_secrets
 def keys() -> MultiFernet:
-    """The keys in force, newest first. Raises ``ImproperlyConfigured`` when there are none or one is malformed."""
+    """Return the configured keys, newest first.
+
+    Raises ``ImproperlyConfigured`` when there are no keys or one is malformed.
+    """
     given = conf.get("SMTP_PASSWORD_KEYS")
     if not given:
         raise ImproperlyConfigured(
@@ -151,7 +156,7 @@ def keys() -> MultiFernet:
     try:
         return _keys(tuple(given))
     except ValueError as error:
-        raise ImproperlyConfigured("SMTP_PASSWORD_KEYS holds something that is not a Fernet key.") from error
+        raise ImproperlyConfigured("SMTP_PASSWORD_KEYS contains a value that is not a Fernet key.") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -162,16 +167,16 @@ def _keys(given: tuple[str, ...]) -> MultiFernet:
 
 @with_secrets
 def newest_key() -> Fernet:
-    """The key that passwords are sealed with. Raises as ``keys`` does."""
+    """Return the key that passwords are sealed with. Raises the same errors as ``keys``."""
     keys()
     return Fernet(conf.get("SMTP_PASSWORD_KEYS")[0])
 
 
 @with_secrets
 def fingerprints() -> tuple[str, ...]:
-    """What tells the keys in force from others, newest first, and does not help to guess them. Raises as ``keys`` does.
+    """Return a fingerprint of each configured key, newest first. Raises the same errors as ``keys``.
 
-    They are 256 random bits, so that a hash of one is safe to show.
+    A key is 256 random bits, so its hash is safe to show: it does not help to guess the key.
     """
     keys()
     given = conf.get("SMTP_PASSWORD_KEYS")
@@ -184,12 +189,12 @@ def _octets(key: str | bytes) -> bytes:
 
 @with_secrets
 def seal(plain: str, place: SecretPlace) -> Sealed:
-    """Seal ``plain`` for ``place``, under the newest key."""
+    """Return ``plain`` sealed for ``place`` under the newest key. Raises the same errors as ``keys``."""
     return Sealed(_BEFORE + keys().encrypt(place.digest + plain.encode()).decode())
 
 
 class _SealedAttribute:
-    """Opens the secret when, and only when, the attribute is read."""
+    """A descriptor that opens the secret only when the attribute is read."""
 
     def __init__(self, field: EncryptedTextField) -> None:
         self.field = field
@@ -202,7 +207,7 @@ class _SealedAttribute:
         if not value or not isinstance(value, (str, Sealed)):
             return value
         if isinstance(value, str) and not getattr(instance, self.field.row):
-            return value  # it is sealed for no row yet
+            return value  # not sealed for a row yet
         place = self.field.place_of(instance)
         opened = Placed(value.open(place) if isinstance(value, Sealed) else value)
         opened.place = place
@@ -210,14 +215,14 @@ class _SealedAttribute:
 
     @with_secrets
     def __set__(self, instance: models.Model, value: Any) -> None:
-        # It belongs to this instance from now on.
+        # From now on the value belongs to this instance.
         instance.__dict__[self.field.attname] = str(value) if isinstance(value, Placed) else value
 
 
 class EncryptedTextField(_TextField):
     """Text that is encrypted at rest; the empty string stays empty.
 
-    ``row`` names the field that identifies its row, whose value never changes.
+    ``row`` names the field that identifies the row. The value of that field never changes.
     """
 
     description = "Encrypted text"
@@ -235,52 +240,58 @@ class EncryptedTextField(_TextField):
         setattr(cls, self.attname, _SealedAttribute(self))
 
     def place_of(self, instance: models.Model) -> SecretPlace:
-        """Where the value of ``instance`` belongs. Raises ``ValueError`` when nothing identifies its row."""
+        """Return the place of the value of ``instance``. Raises ``ValueError`` when no identifier of its row is set."""
         return self.place_in(str(getattr(instance, self.row) or ""))
 
     def place_in(self, row: str) -> SecretPlace:
-        """Where values of this field belong in the row that is identified by ``row``."""
+        """Return the place of this field's value in the row with the identifier ``row``.
+
+        Raises ``ValueError`` when ``row`` is empty.
+        """
         if not row:
-            raise ValueError(f"{self.row} is empty, so that nothing can be sealed for this row.")
+            raise ValueError(f"{self.row} is empty, so no value can be sealed for this row.")
         return SecretPlace(self.model._meta.label_lower, self.name, row)
 
     def raw(self, instance: models.Model) -> Any:
-        """The value as the instance holds it: ``Sealed`` if it came from the database, else plain."""
+        """Return the value as the instance holds it: ``Sealed`` if it came from the database, otherwise plain text."""
         if self.attname not in instance.__dict__:
             self.reload(instance)
         return instance.__dict__[self.attname]
 
     def reload(self, instance: models.Model, *, using: str | None = None) -> None:
-        """Read the value again and leave it sealed, which ``refresh_from_db`` would open."""
+        """Read the value from the database again and leave it sealed; ``refresh_from_db`` would open it."""
         rows = type(instance)._base_manager.using(using or instance._state.db)
         instance.__dict__[self.attname] = rows.values_list(self.attname, flat=True).get(pk=instance.pk)
 
     def from_db_value(self, value: str | None, expression: Any, connection: Any) -> Any:
-        """Keep what is sealed sealed; what is not was written by something else and is taken as it is."""
+        """Return a sealed value as ``Sealed``; return plain text, which other code wrote, unchanged."""
         return Sealed(value) if value and value.startswith(PREFIX) else value
 
     @with_secrets
     def to_python(self, value: Any) -> Any:
-        """Text is text, whatever it looks like. What is sealed comes as the mapping of a dump, and as nothing else."""
+        """Return text unchanged, whatever its form. A sealed value is accepted only as the mapping of a dump.
+
+        Raises ``ValidationError`` for any other mapping.
+        """
         if isinstance(value, Sealed):
             return value
         if isinstance(value, Mapping):
             stored = value.get(_IN_DUMPS)
             if len(value) != 1 or not isinstance(stored, str) or not stored.startswith(PREFIX):
-                raise ValidationError("This is no sealed value.", code="invalid")
+                raise ValidationError("This is not a sealed value.", code="invalid")
             return Sealed(stored)
         return super().to_python(value)
 
     @with_secrets
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
-        """Validate as Django does; the mapping of a dump is for ``loaddata`` alone."""
+        """Validate as Django does. Raises ``ValidationError`` for a mapping: it is accepted only by ``loaddata``."""
         if isinstance(value, Mapping):
-            raise ValidationError("This is no text.", code="invalid")
+            raise ValidationError("This is not text.", code="invalid")
         return super().clean(value, model_instance)
 
     @with_secrets
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        """Seal once: from here on the instance holds no plain text, and another save writes the same token.
+        """Seal the value once. Afterwards the instance holds no plain text, and another save writes the same token.
 
         Raises ``SecretMisplaced`` for a value that was sealed for another row or field.
         """
@@ -293,9 +304,10 @@ class EncryptedTextField(_TextField):
 
     @with_secrets
     def sealed_for(self, value: Any, place: SecretPlace) -> Sealed:
-        """Return ``value``, text or sealed already, as it is to be stored in ``place``.
+        """Return ``value``, plain text or sealed, in the form to store in ``place``.
 
-        Raises ``SecretMisplaced``, and ``TypeError`` for what is neither: an expression would copy a column.
+        Raises ``SecretMisplaced`` for a value sealed for another place, and ``TypeError`` for another type: an
+        expression would copy a column.
         """
         if isinstance(value, Sealed):
             value.check(place)
@@ -306,7 +318,7 @@ class EncryptedTextField(_TextField):
 
     @with_secrets
     def get_prep_value(self, value: Any) -> Any:
-        """What goes to the database. Raises ``TypeError`` for text of which the row is not known."""
+        """Return the value for the database. Raises ``TypeError`` for text whose row is not known."""
         if isinstance(value, Sealed):
             return value.stored
         if not value:
@@ -317,17 +329,17 @@ class EncryptedTextField(_TextField):
         return seal(value, place).stored
 
     def value_from_object(self, obj: models.Model) -> Any:
-        """Forms never get the secret."""
+        """Return '': forms never get the secret."""
         return ""
 
     @with_secrets
     def value_to_string(self, obj: models.Model) -> Any:
-        """What stands for it in a dump: no text, so that no text can be taken for it."""
+        """Return the value for a dump: a mapping, because text could be mistaken for a password."""
         value = self.raw(obj)
         if value and not isinstance(value, Sealed):
             value = self.sealed_for(value, self.place_of(obj))
         return {_IN_DUMPS: value.stored} if value else ""
 
     def get_lookup(self, lookup_name: str) -> Any:
-        """Two tokens of the same text differ, so nothing but 'is null' can be asked."""
+        """Return a lookup only for 'is null': two tokens of the same text differ, so no other lookup is meaningful."""
         return super().get_lookup(lookup_name) if lookup_name == "isnull" else None

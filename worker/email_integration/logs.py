@@ -1,6 +1,6 @@
-"""What the lines of the log hold beside their words, for whoever reads them by a machine; and a formatter for JSON.
+"""The structured fields of the app's log records, and a JSON formatter.
 
-The app logs with ``logging`` and configures nothing. Each line about a delivery has those of ``FIELDS`` that it knows.
+The app logs with ``logging`` and configures nothing. Each line about a delivery has the known ones of ``FIELDS``.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from typing import Any
 #: The attributes of log records that this app sets (``extra=``). These names do not change.
 FIELDS = (
     "delivery_id",
-    # How the delivery stands now, and how its attempt ended ('in_doubt' is 'deferred' then, when it is sent again).
+    # The delivery's status now, and its attempt's outcome (when 'in_doubt' is sent again, the status is 'deferred').
     "status",
     "outcome",
     # The number of the attempt, from 1.
     "attempt",
     "configuration",
     "priority",
-    # Where in the dialogue the attempt ended.
+    # The phase of the dialogue in which the attempt ended.
     "phase",
     "reply_code",
     "enhanced_code",
     "reason",
     # In seconds.
     "duration",
-    # When it is tried again.
+    # The time of the next attempt.
     "due_at",
     # Only with LOG_ADDRESSES.
     "recipients",
-    # Of an alert: which condition, and whether it has begun or ended.
+    # For an alert: its condition, and whether it has begun or ended.
     "alert",
     "state",
 )
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (ISO 8601), ``level``, ``logger``, ``process``, ``message``, and FIELDS.
+    """A formatter that writes one JSON object a line.
 
-    ``error`` is the traceback of a line that has one. What others have attached is left out: Celery attaches the
-    arguments of tasks, which may be mails, and Django whole requests.
+    The keys are ``time`` (ISO 8601), ``level``, ``logger``, ``process``, ``message``, and FIELDS. ``error`` is the
+    traceback of a record that has one. Attributes of other libraries are left out: Celery attaches the arguments of
+    tasks, which may be mails, and Django attaches whole requests.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -56,5 +57,5 @@ class JSONFormatter(logging.Formatter):
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        # A half of a character stays an escape of JSON: no file could take it as it is.
+        # A lone surrogate stays a JSON escape: a file in UTF-8 cannot hold it.
         return json.dumps(line, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Mail amid the work on another: a handler of the log may mail what that work logs, and log about that mail again."""
+"""A guard against endless mail about mail: a log handler may mail a log line, and mailing logs again."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import FrameType
 
-#: A mail and one about it; a mail about that one too would be followed by another, and so on.
+#: Maximum depth: a mail, and one mail about it. A mail about the second one could be followed by another, without end.
 _DEEPEST = 2
 
-#: What the row of a mail about a mail keeps: a worker that fails with it must not have a mail about that one sent.
+#: Stored with a mail about a mail: when a worker fails with it, it must not send a mail about that failure.
 ABOUT_MAIL = '{"about_mail": true}'
 
-#: In how many mails this context is at work.
+#: The number of mails that this context works on, one inside the other.
 _depth: ContextVar[int] = ContextVar("email_integration.depth", default=0)
 
-#: In how many a worker was before it came to the delivery that it tries now; None outside of workers' tasks.
+#: The depth of a worker outside the delivery that it is trying now; None outside workers' tasks.
 _outer: ContextVar[int | None] = ContextVar("email_integration.outer", default=None)
 
 
 @contextlib.contextmanager
 def within_mail() -> Iterator[bool]:
-    """Work on a mail inside; give False, and do not, where the log mails itself without end."""
+    """Run the block as work on a mail; yield False where the log mails itself without end: send nothing then."""
     depth = _depth.get()
     if depth >= _DEEPEST and _is_of_the_log():
         yield False
@@ -37,7 +37,7 @@ def within_mail() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def within_wake_up() -> Iterator[None]:
-    """Wake what was submitted, be that at once or at the commit: what is logged meanwhile is about a mail."""
+    """Run the block that wakes submitted mail, at once or at the commit: log lines inside are about a mail."""
     token = _depth.set(max(_depth.get(), 1))
     try:
         yield
@@ -47,7 +47,7 @@ def within_wake_up() -> Iterator[None]:
 
 @contextlib.contextmanager
 def within_attempts() -> Iterator[None]:
-    """Try deliveries inside: what is logged meanwhile is about mail, of which ``comes_to`` says more."""
+    """Run the block that tries deliveries: log lines inside are about mail, and ``comes_to`` names the delivery."""
     outer = max(_depth.get(), 1)
     tokens = _outer.set(outer), _depth.set(outer)
     try:
@@ -58,14 +58,17 @@ def within_attempts() -> Iterator[None]:
 
 
 def comes_to(kept: str) -> None:
-    """Note that from now on it is about a delivery whose row keeps this; no effect outside of ``within_attempts``."""
+    """Note that the following work is about a delivery whose row holds ``kept``.
+
+    It has no effect outside ``within_attempts``.
+    """
     outer = _outer.get()
     if outer is not None:
         _depth.set(max(outer, _DEEPEST) if kept == ABOUT_MAIL else outer)
 
 
 def within_delivery(kept: str, act: Callable[..., object], *arguments: object) -> None:
-    """Do what is about a delivery whose row keeps this, and go back then to what it was about before."""
+    """Call ``act`` for a delivery whose row holds ``kept``, and restore the depth afterwards."""
     token = _depth.set(_depth.get())
     try:
         comes_to(kept)
@@ -75,12 +78,12 @@ def within_delivery(kept: str, act: Callable[..., object], *arguments: object) -
 
 
 def to_keep() -> str:
-    """Return what the rows of mails that are submitted now have to keep."""
+    """Return the value that the rows of mails submitted now must hold."""
     return ABOUT_MAIL if _depth.get() >= _DEEPEST and _is_of_the_log() else ""
 
 
 def _is_of_the_log() -> bool:
-    """Whether a handler of the log is among the callers. Receivers of signals may send mail amid mail as they like."""
+    """Return whether a log handler is among the callers. Signal receivers may send mail about mail without limit."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == "logging":

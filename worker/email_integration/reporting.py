@@ -1,4 +1,4 @@
-"""Pages of which no report of an error, such as Django's mail to ADMINS, shows what was typed or stored."""
+"""Views whose submitted and stored values no error report shows, such as Django's mail to ADMINS."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ View = Callable[..., HttpResponseBase]
 
 
 class _Nothing:
-    """A project's own filter of reports, which shows of one request neither variables nor what was posted.
+    """The project's own report filter, which for one request shows neither variables nor posted values.
 
-    Of the functions that a page runs through, Django's decorators leave out no more than those below them.
+    Django's decorators hide the variables of a function and of the functions that it calls, not of its callers.
     """
 
     def __init__(self, project: SafeExceptionReporterFilter) -> None:
@@ -33,19 +33,19 @@ class _Nothing:
         return getattr(self._project, name)
 
     def get_post_parameters(self, request: Any) -> Any:
-        """The names of what was posted."""
+        """Return the names of the posted values, without the values unless DEBUG is set."""
         posted = self._project.get_post_parameters(request)
         return posted if settings.DEBUG else dict.fromkeys(posted, self._project.cleansed_substitute)
 
     def get_traceback_frame_variables(self, request: Any, tb_frame: Any) -> Any:
-        """The names of the variables."""
+        """Return the names of the variables, without their values unless DEBUG is set."""
         if settings.DEBUG:
             return self._project.get_traceback_frame_variables(request, tb_frame)
         return dict.fromkeys(tb_frame.f_locals, self._project.cleansed_substitute).items()
 
 
 def sensitive_view(view: View) -> View:
-    """Leave what was posted or asked for, and all variables, out of reports; rendering is part of the view."""
+    """Return ``view`` with its posted values, query and variables left out of reports; rendering is included."""
     inner = with_secrets(view)
 
     @functools.wraps(view)
@@ -64,7 +64,7 @@ def sensitive_view(view: View) -> View:
 
 @contextlib.contextmanager
 def _hiding_query(request: HttpRequest, substitute: str) -> Iterator[None]:
-    """Once there is an error, leave no more of the query string than its names: reports show it in three places."""
+    """After an error, leave only the names in the query string: reports show it in three places."""
     try:
         yield
     except Exception:
@@ -76,11 +76,11 @@ def _hiding_query(request: HttpRequest, substitute: str) -> Iterator[None]:
 
 
 def _render_sensitive(response: SimpleTemplateResponse, hiding: contextlib.AbstractContextManager[None]) -> None:
-    """Django renders a page when the view is over, and what is around that."""
+    """Hide the variables of rendering too: Django renders a template response after the view returns."""
     render = with_secrets(response.render)
 
     def once() -> SimpleTemplateResponse:
-        del response.__dict__["render"]  # so that what is rendered can be pickled, for a cache
+        del response.__dict__["render"]  # the rendered response can then be pickled, for a cache
         with hiding:
             return render()
 

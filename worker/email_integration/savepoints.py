@@ -1,4 +1,4 @@
-"""Errors of the database that are borne, and leave the caller's transaction whole."""
+"""Database errors that are caught and leave the caller's transaction usable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from django.db import transaction
 
 @contextlib.contextmanager
 def savepoint(*aliases: str) -> Iterator[None]:
-    """Have an error inside rolled back to here in each of these databases that has a transaction open.
+    """Roll back to this point after an error inside, in each of these databases that has an open transaction.
 
-    After an error PostgreSQL takes no further statement of a transaction. Code that catches one inside of a transaction
-    that is another's has to put it back to where it was. Without a transaction this does nothing, and costs nothing.
+    After an error PostgreSQL accepts no further statement of a transaction. Code that catches an error inside its
+    caller's transaction must return the transaction to its earlier state. Without a transaction this does nothing and
+    costs nothing.
     """
     with contextlib.ExitStack() as stack:
         for alias in dict.fromkeys(aliases):

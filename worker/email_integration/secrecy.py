@@ -1,9 +1,9 @@
-"""Functions whose variables no report of an error shows: not Django's mail to ADMINS, nor that of any other tool.
+"""Functions whose variables no error report shows, neither Django's mail to ADMINS nor another tool's report.
 
-Django leaves out the variables of a function that ``django.views.decorators.debug.sensitive_variables`` decorates, and
-of all that it calls, which it finds by the name of the frame around it. That frame is here too, and needs no Django.
-Behind the frame of a generator Django finds nothing, and others look for nothing: so the variables are forgotten as
-well, once an error leaves the function.
+Django hides the variables of a function that ``django.views.decorators.debug.sensitive_variables`` decorates, and of
+the functions that it calls. Django finds such a function by the name of the frame around it. This module makes the same
+frame without importing Django. Django does not find the frame of a generator, and other tools look for no frame.
+Therefore the variables are also cleared when an error leaves the function.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any, ParamSpec, TypeVar, cast
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: How Django's filter is told that it is all of them (``SafeExceptionReporterFilter.get_traceback_frame_variables``).
+#: The value that tells Django's filter to hide all variables
+#: (``SafeExceptionReporterFilter.get_traceback_frame_variables``).
 _ALL = "__ALL__"
 
 
 def with_secrets(function: Callable[P, R]) -> Callable[P, R]:
-    """Have no report of an error show the variables of ``function``, nor those of what it calls.
+    """Return ``function`` wrapped so that no error report shows its variables, or those of the functions it calls.
 
-    Where it is a generator or a coroutine, that holds for the errors that leave it.
+    For a generator or a coroutine, this holds for the errors that leave it.
     """
-    # The names of the wrapper, and of its arguments, are what Django looks for.
+    # Django looks for these names of the wrapper and of its arguments.
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -70,10 +71,11 @@ def with_secrets(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _forget(error: BaseException, handled: BaseException | None) -> None:
-    """Forget the variables of the functions that ``error``, and what it came of, have ended.
+    """Clear the variables of the functions that ``error`` and the errors behind it have ended.
 
-    And a text that could not be encoded, of which Django shows a part, and ``repr()`` the whole.
-    Not of those that go on, nor of what was ``handled`` when the function was called, which is its caller's.
+    The text of an encoding error is cleared too: Django shows a part of it, and ``repr()`` shows all of it. Variables
+    of functions that are still running stay, and so do those of ``handled``, the error that the caller was handling
+    when the function was called.
     """
     left, seen = [error], {id(handled)}
     while left:

@@ -1,11 +1,12 @@
-"""OpenTelemetry traces of mails, from their submission to the server's reply. Nothing here is imported unless TRACES.
+"""OpenTelemetry traces of mails, from submission to the server's reply. Imported only if TRACES is set.
 
-The trace begins (or goes on) where the mail is submitted, and the row carries its context: however late, however often
-and by whichever process a mail is tried, each attempt is a span of that trace. Spans are made once an attempt is
-recorded, out of the times that were measured anyway, so that nothing waits for them and what was skipped has none.
+The trace begins (or continues) where the mail is submitted, and the delivery's row stores its context. Each attempt is
+a span of that trace, however late and however often the mail is tried, and by any process. Spans are made after an
+attempt is recorded, from times that are measured in any case. Therefore nothing waits for spans, and a skipped attempt
+has none.
 
-Names are those of the semantic conventions for messaging where these have one. No span has an address, a subject or
-the server's own words.
+Names follow the semantic conventions for messaging where these define one. No span contains an address, a subject or
+the server's text.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ M = TypeVar("M", bound=Callable[..., None])
 
 _W3C = TraceContextTextMapPropagator()
 
-#: Attempts that are not recorded yet, at most: those of a batch that is lost never are.
+#: Maximum number of attempts that are not recorded yet. The attempts of a lost batch are never recorded.
 _MOST_UNRECORDED = 1000
 
-#: Nanoseconds by which the times of an attempt and of its parts may differ: they are taken by two clocks.
+#: Nanoseconds by which the times of an attempt and of its parts may differ, because two clocks measure them.
 _LEEWAY = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What took time on the way to the server: from when to when, in nanoseconds since 1970."""
+    """A part of an attempt, such as connecting, with its beginning and end in nanoseconds since 1970."""
 
     name: str
     began: int
@@ -53,7 +54,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tried:
-    """An attempt: from when to when, by the clock of its parts; what is on record of it goes by the database's."""
+    """An attempt with its beginning and end by the clock of its parts; its record uses the database's clock."""
 
     began: int
     ended: int
@@ -61,29 +62,30 @@ class _Tried:
 
 
 class _Parts(threading.local):
-    """Those of this thread that belong to no attempt yet."""
+    """The parts of this thread that belong to no attempt yet."""
 
     def __init__(self) -> None:
         self.all: list[_Part] = []
 
 
 def _harmless(method: M) -> M:
-    """A span that cannot be made is no reason to disturb a mail."""
+    """Return ``method`` with its errors logged, because a failed span must not disturb a mail."""
 
     @wraps(method)
     def made(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
         except Exception as error:
-            logger.warning("A span could not be made (%s).", type(error).__name__)
+            logger.warning("A span could not be recorded (%s).", type(error).__name__)
 
     return cast("M", made)
 
 
 class Traces(instrumentation.Observer):
-    """Makes spans of what it observes.
+    """An observer that makes spans.
 
-    ``_parts`` is what has happened in the attempt of each thread, and ``_tried`` the attempts that are to be recorded.
+    ``_parts`` holds the parts of the current attempt of each thread, and ``_tried`` the attempts that are not recorded
+    yet.
     """
 
     def __init__(self) -> None:
@@ -109,7 +111,7 @@ class Traces(instrumentation.Observer):
 
     def _note(self, name: str, seconds: float, *, succeeded: bool = True) -> None:
         now = time.time_ns()
-        # No attempt has so many; those of one that was never recorded are forgotten.
+        # No attempt has this many parts; the rest belong to an attempt that was never recorded.
         del self._parts.all[:-8]
         self._parts.all.append(_Part(name=name, began=now - _nanoseconds(seconds), ended=now, succeeded=succeeded))
 
@@ -117,7 +119,7 @@ class Traces(instrumentation.Observer):
     def tried(self, delivery: Delivery, seconds: float) -> None:
         ended = time.time_ns()
         began = ended - _nanoseconds(seconds)
-        # Others are those of an attempt that came to nothing.
+        # Earlier parts belong to an attempt that was given up.
         parts = [part for part in self._parts.all if part.ended >= began - _LEEWAY]
         self._parts.all.clear()
         while len(self._tried) >= _MOST_UNRECORDED:
@@ -128,7 +130,7 @@ class Traces(instrumentation.Observer):
     def attempted(self, ended: Ended) -> None:
         delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
         if attempt.duration is None:
-            return  # nobody saw how it ended
+            return  # no process saw how the attempt ended
         tried = self._tried.pop(delivery.pk, None)
         if tried is None:
             return
@@ -144,13 +146,13 @@ class Traces(instrumentation.Observer):
                 "email_integration.status": str(delivery.status),
                 "email_integration.configuration": delivery.smtp_config,
             },
-            # What called us: Celery's own span, if somebody makes those.
+            # The caller's span: Celery's own, if Celery is instrumented.
             links=[Link(here)] if here.is_valid else [],
             start_time=began,
         )
         inner = trace.set_span_in_context(span)
         if not any(part.name == "transaction" for part in parts) and outcome.phase and not outcome.phase.before_mail:
-            # One that was broken off: from when there was a session.
+            # The transaction was broken off: it began when the session was open.
             from_when = max([began, *(part.ended for part in parts)])
             parts.append(_Part(name="transaction", began=min(from_when, until), ended=until))
         for part in parts:
@@ -165,12 +167,12 @@ class Traces(instrumentation.Observer):
 
 
 def begin() -> None:
-    """Have this process, and those that are forked from it, make spans."""
+    """Start tracing in this process and in the processes that are forked from it."""
     instrumentation.add(Traces())
 
 
 def _tracer() -> trace.Tracer:
-    # Asked for each time: a provider that is set later, after a fork perhaps, is the one that counts.
+    # Get the tracer on each call: a provider may be set later, for example after a fork.
     return trace.get_tracer("email_integration")
 
 
@@ -193,7 +195,7 @@ def _where(ended: Ended) -> dict[str, str | int]:
 
 
 def _say_how(span: Span, ended: Ended) -> None:
-    """The reply, and whether it is an error."""
+    """Set the reply, and whether it is an error, as attributes of ``span``."""
     outcome = ended.outcome
     if outcome.code is not None:
         span.set_attribute("email_integration.reply_code", outcome.code)

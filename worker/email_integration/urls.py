@@ -1,4 +1,4 @@
-"""What machines ask, for the urlconf of a project: ``path("", include("email_integration.urls"))``."""
+"""URLs for monitoring systems. Include them in the project: ``path("", include("email_integration.urls"))``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling somebody by HTTP: one POST, with a bound on its time and its answer, and no way to send it elsewhere."""
+"""HTTP POST requests with a limit on time and on the size of the answer, and without redirects."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from urllib.parse import urlsplit
 
 from email_integration.secrecy import with_secrets
 
-#: Blanks and unseen characters, which some readers of a URL leave out, and what some take for a slash.
+#: Blanks and invisible characters, which some URL parsers remove, and the backslash, which some read as a slash.
 _DOUBTFUL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 class Unanswered(Exception):
-    """There was no answer. The message is the name of what went wrong, with nothing of what was sent."""
+    """There was no answer. The message names the error, and contains nothing of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """What came back; ``body`` is cut where it would be longer than what was asked for."""
+    """An HTTP response; ``body`` is cut at the requested number of octets."""
 
     status: int
     body: bytes = field(repr=False)
 
 
 def is_url(url: Any) -> bool:
-    """Whether something may be sent there: https, or http on this machine.
+    """Return whether data may be sent to ``url``: https, or http on this machine.
 
-    Not where its readers differ about the host: what one takes for a user name is the host for another.
+    A URL whose host parsers may read differently is refused: one parser's user name is another parser's host.
     """
     try:
         if _DOUBTFUL.search(url):
@@ -51,7 +51,7 @@ def is_url(url: Any) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it names this machine."""
+    """Return whether ``host`` is a name or an address of this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -60,14 +60,14 @@ def is_loopback(host: str) -> bool:
 
 @with_secrets
 def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int = 0) -> Response:
-    """POST ``body``, and give the answer with up to ``most`` octets of its body, whatever its status.
+    """POST ``body`` and return the response, of any status, with up to ``most`` octets of its body.
 
-    A redirect is an answer like any other. Raises ``Unanswered``, within ``seconds`` whatever hangs, and ``ValueError``
-    for a URL that nothing may be sent to.
+    A redirect is returned like any other response. Raises ``Unanswered`` within ``seconds`` seconds, whatever part of
+    the request blocks, and ``ValueError`` for a URL that data may not be sent to.
     """
     if not is_url(url):
         raise ValueError("the URL must be https, or on this machine")
-    request = urllib.request.Request(  # noqa: S310  # the scheme is known
+    request = urllib.request.Request(  # noqa: S310  # the scheme was checked
         url, data=body, headers={"Content-Type": content_type, "Accept": "application/json"}, method="POST"
     )
     answers: list[Response | Unanswered] = []
@@ -83,7 +83,7 @@ def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int 
         finally:
             done.set()
 
-    # A thread of its own: neither a resolver nor a server that sends a byte now and then minds a timeout.
+    # In a separate thread: a timeout limits neither a resolver nor a server that sends a byte now and then.
     threading.Thread(target=run, name="web-post", daemon=True).start()
     if not done.wait(seconds):
         raise Unanswered("no answer in time")
@@ -93,16 +93,16 @@ def post(url: str, body: bytes, *, content_type: str, seconds: float, most: int 
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What was meant for one address is not sent to another."""
+    """A handler that follows no redirects, because the data is meant for one address."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def _opener(host: str) -> urllib.request.OpenerDirector:
-    """How to get to ``host``: by no proxy if it is this machine, for which a proxy is another one that reads along.
+    """Return an opener for ``host``: without a proxy for this machine, because another host could read the request.
 
-    Elsewhere only https leads, for which the proxy of the environment makes a tunnel that it cannot look into.
+    Other hosts are reached only by https, for which the environment's proxy makes a tunnel that it cannot read.
     """
     proxies = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
     return urllib.request.build_opener(_NoRedirects, *proxies)
@@ -124,7 +124,7 @@ def _open(request: urllib.request.Request, seconds: float, most: int) -> Respons
 
 
 def _read(response: Any, most: int, until: float) -> bytes:
-    """What there is of the body, up to ``most`` octets or until nobody waits for it any more."""
+    """Read the body, up to ``most`` octets or until the time ``until``, when the caller has stopped waiting."""
     body = b""
     while len(body) < most and time.monotonic() < until:
         piece = response.read1(most - len(body))

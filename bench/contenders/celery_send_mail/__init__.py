@@ -1,4 +1,4 @@
-"""What everybody writes first: a Celery task that calls ``send_mail``; and one that does nothing."""
+"""The usual first solution, a Celery task that calls ``send_mail``, and a task that does nothing."""
 
 from .celery import app
 

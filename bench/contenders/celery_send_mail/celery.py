@@ -13,7 +13,7 @@ if os.environ.get("BENCH_TUNED"):
 
     @task_prerun.connect
     def check_database_connection(**kwargs):
-        """As careful as config/celery.py."""
+        """Check the connection as often as config/celery.py does."""
         from django.db import close_old_connections
 
         close_old_connections()

@@ -1,4 +1,4 @@
-"""``BENCH_RESULTS``, ``BENCH_TUNED`` and ``BENCH_RETRIES`` make variants of it."""
+"""``BENCH_RESULTS``, ``BENCH_TUNED`` and ``BENCH_RETRIES`` select variants."""
 
 import os
 

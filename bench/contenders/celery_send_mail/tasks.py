@@ -6,7 +6,7 @@ import smtplib
 from celery import shared_task
 from django.core import mail
 
-#: With Celery's defaults: three more tries, after up to one, two and four seconds.
+#: With Celery's defaults: three more attempts, after up to one, two and four seconds.
 RETRIES = {"autoretry_for": (smtplib.SMTPException, OSError), "retry_backoff": True}
 
 
@@ -17,7 +17,7 @@ def send(subject, body, from_email, to):
 
 @shared_task
 def nothing(subject, body, from_email, to):
-    """Leave a mark that costs next to nothing: an octet in a file."""
+    """Write a mark that costs almost nothing: one octet in a file."""
     marks = os.open(os.environ["BENCH_MARKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(marks, b".")
     os.close(marks)

@@ -1,4 +1,4 @@
-"""django-celery-email, as the maintained fork that runs with today's Celery and Django."""
+"""django-celery-email, in the maintained fork that runs with the current Celery and Django."""
 
 from celery import Celery
 

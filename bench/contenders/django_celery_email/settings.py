@@ -1,4 +1,4 @@
-"""As its readme says; ``BENCH_CHUNK`` is how many mails make a task."""
+"""As its readme says; ``BENCH_CHUNK`` is the number of mails in a task."""
 
 import os
 

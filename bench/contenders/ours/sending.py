@@ -18,7 +18,7 @@ from email_integration.tasks import send_email
 
 
 def prepare() -> None:
-    """Make the configuration that is active."""
+    """Create the active configuration."""
     tls = os.environ["BENCH_SMTP_TLS"]
     SMTPConfig.objects.update_or_create(
         name="Sink",
@@ -46,7 +46,7 @@ def delay_together(numbers: range) -> None:
 
 
 def delay_without_wake_ups(numbers: range) -> None:
-    """One by one, each in a commit of its own, of which no worker is told: what the mail itself costs."""
+    """Submit one by one, each in its own transaction, and wake no worker: this measures the cost of the mail alone."""
     usual = task_queue.installed()
     task_queue.install(_Silent(usual))
     try:
@@ -57,7 +57,7 @@ def delay_without_wake_ups(numbers: range) -> None:
 
 
 class _Silent:
-    """As ``usual``, but that it wakes no worker."""
+    """Behaves as ``usual``, but wakes no worker."""
 
     def __init__(self, usual: task_queue.TaskQueue) -> None:
         self._usual = usual
@@ -73,15 +73,15 @@ def submit_together(numbers: range) -> None:
     submit_many(message(number) for number in numbers)
 
 
-# -- what only ours is asked ----------------------------------------------------------------------------------------
+# -- functions that only this project has ---------------------------------------------------------------------------
 
 
 def check_configuration(times: int) -> dict[str, float]:
-    """CPU in microseconds of asking for the active relay: by the configuration generation, and by a query each time."""
+    """Return the CPU, in microseconds, of getting the active relay: by the configuration generation, and by a query."""
     routing.active_relay()
 
     def read() -> None:
-        generation.forget()  # which would be relied on otherwise
+        generation.forget()  # otherwise it would be trusted
         routing.active_relay()
 
     by_generation = _cpu(read, times)
@@ -90,7 +90,7 @@ def check_configuration(times: int) -> dict[str, float]:
 
 
 def count_queries(seconds: float) -> int:
-    """How often the configuration is asked for in the database by a process that asks us without a pause."""
+    """Return how many times a process that gets the relay without a pause queries the database in ``seconds``."""
     routing.forget()
     until = time.monotonic() + seconds
     asked = 0
@@ -108,7 +108,7 @@ def count_queries(seconds: float) -> int:
 
 
 def switch(port: int) -> dict[str, float]:
-    """Make another server the active one, and say when that was done."""
+    """Activate another server, and return when that was done."""
     second = SMTPConfig.objects.create(name="Second", host="127.0.0.1", port=port, use_tls=False)
     second.is_active = True
     called = time.monotonic()
@@ -117,7 +117,7 @@ def switch(port: int) -> dict[str, float]:
 
 
 def sweep(times: int) -> list[float]:
-    """Seconds that each of so many sweeps takes."""
+    """Return the seconds of each of ``times`` sweeps."""
     from email_integration.queue.sweeper import sweep as once
 
     taken = []
@@ -129,12 +129,12 @@ def sweep(times: int) -> list[float]:
 
 
 def submit_large(octets: int) -> None:
-    """One mail with an attachment of this size."""
+    """Submit one mail with an attachment of ``octets`` octets."""
     send_email.delay(**mail(0), attachments=[("large.bin", os.urandom(octets), "application/octet-stream")])
 
 
 def submit_high() -> dict[str, object]:
-    """One mail that is urgent: when it was submitted, and its Message-ID."""
+    """Submit one urgent mail. Returns the time of submission, and its Message-ID."""
     called = time.monotonic()
     result = send_email.delay(**mail(0), priority="high")
     return {"called": called, "message_id": Delivery.objects.values_list("message_id", flat=True).get(pk=result.id)}

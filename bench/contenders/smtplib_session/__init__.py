@@ -1,1 +1,1 @@
-"""smtplib on one session with bytes that are there already: what SMTP itself allows in Python."""
+"""smtplib on one session with prepared bytes: the limit of SMTP in Python."""

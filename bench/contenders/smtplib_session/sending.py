@@ -9,7 +9,7 @@ from email.utils import make_msgid
 from common import message
 from django.conf import settings
 
-#: Prepared but for a Message-ID of its own, which goes before the one that it has.
+#: Prepared, except for a Message-ID, which is written before the one in it.
 CONTENT = message(0).message().as_bytes(linesep="\r\n")
 
 

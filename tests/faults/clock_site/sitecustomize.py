@@ -1,6 +1,6 @@
-"""Found by Python at its start in processes with a faked clock, for which ``time.sleep`` does not work.
+"""Replace ``time.sleep`` in processes with a faked clock, for which it does not work. Python imports this at its start.
 
-libfaketime 0.9.10 with FAKETIME_DONT_FAKE_MONOTONIC refuses the absolute moments that Python sleeps until.
+libfaketime 0.9.10 with FAKETIME_DONT_FAKE_MONOTONIC rejects the absolute times that Python sleeps until.
 """
 
 import select

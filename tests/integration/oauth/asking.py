@@ -1,4 +1,4 @@
-"""What the tests of OAuth have in common: mail that is sent by a token, and what a configuration asks for it with."""
+"""Helpers shared by the OAuth tests: sending mail with a token, and the fields of OAuth configurations."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tests.token_endpoint import ACCOUNT, TokenEndpoint
 Serve = Callable[..., SMTPServer]
 Configure = Callable[..., SMTPConfig]
 
-#: What no one may ever read: all that is secret here begins so.
+#: Prefix of every secret in these tests. It must never be displayed or logged.
 NEVER_SHOWN = "zY7~"
 
 
 def relay() -> Relay:
-    """The active one."""
+    """Return the active relay."""
     found = routing.active_relay()
     assert isinstance(found, Relay)
     return found
 
 
 def tokens() -> Any:
-    """Those of the active relay, as another process would have them."""
+    """Return the tokens of the active relay, as another process sees them."""
     routing.forget()
     return relay().tokens
 
 
 def send(many: int = 1) -> list[Delivery]:
-    """Submit, and try, so many."""
+    """Submit and attempt this many mails, and return them."""
     deliveries = [submitted(subject=str(number)) for number in range(many)]
     for one in deliveries:
         attempt(one.pk)
@@ -44,7 +44,7 @@ def send(many: int = 1) -> list[Delivery]:
 
 
 def nearly_over() -> None:
-    """Let most of the token's hour pass."""
+    """Let most of the token's lifetime of one hour pass."""
     OAuthToken.objects.update(fetched_at=ago(3500), expires_at=ago(-100))
 
 
@@ -53,13 +53,13 @@ def all_accepted(deliveries: list[Delivery]) -> bool:
 
 
 def oauth_fields(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
-    """What a browser sends beside ``form_of``."""
+    """Return the OAuth fields that a browser sends in addition to ``form_of``."""
     names = ("authentication", "oauth_grant", "oauth_endpoint", "oauth_client_id", "oauth_scope")
     return {**{name: getattr(config, name) for name in names}, "oauth_client_secret": "", **changes}
 
 
 def by_certificate(endpoint: TokenEndpoint, **changes: Any) -> dict[str, Any]:
-    """What a configuration has instead of a secret, known at the endpoint."""
+    """Return the fields of a configuration that authenticates by certificate, and register it at the endpoint."""
     endpoint.certificate = certificate(key())
     return {"oauth_client_secret": "", "oauth_private_key": pem(key()) + pem_of(endpoint.certificate), **changes}
 

@@ -1,4 +1,4 @@
-"""A token endpoint, a mail server that checks what it gave, and a configuration that goes by both."""
+"""Fixtures: a token endpoint, a mail server that checks its tokens, and a configuration that uses both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations that log in by OAuth 2.0: what is stored of them, and what people see."""
+"""Configurations that log in by OAuth 2.0: their stored form and their display in the admin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .asking import NEVER_SHOWN, Configure, all_accepted, by_certificate, oauth_
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 
-# -- what is stored ---------------------------------------------------------------------------------------------------
+# -- storage ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_way_to_log_in_does_not_use_is_not_kept(configure: Configure) -> None:
@@ -67,7 +67,7 @@ def test_what_cannot_work_is_said_at_its_field(configure: Configure, changes: di
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "[::1]"])
 def test_this_machine_may_have_a_token_in_the_clear(configure: Configure, host: str) -> None:
-    """It goes over no network; brackets make no other address."""
+    """The token does not cross a network. Brackets in the address do not make it a different address."""
     config = configure(is_active=False)
     for name, value in {
         "host": host,
@@ -109,7 +109,7 @@ def test_the_keys_of_all_secrets_are_changed_together(
     assert OAuthToken.objects.get().access_token == token
 
 
-# -- people -----------------------------------------------------------------------------------------------------------
+# -- the admin --------------------------------------------------------------------------------------------------------
 
 
 def test_a_test_fetches_a_token_and_shows_it_as_a_stage(configure: Configure, endpoint: TokenEndpoint) -> None:
@@ -129,7 +129,9 @@ def test_a_test_fetches_a_token_and_shows_it_as_a_stage(configure: Configure, en
     assert test.advice.key == "token-endpoint"
 
 
-def test_what_is_only_typed_leaves_the_token_in_use_alone(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_a_test_of_unsaved_values_does_not_change_the_stored_token(
+    configure: Configure, endpoint: TokenEndpoint
+) -> None:
     config = configure()
     token = tokens().current()
     typed = form_of(config, **oauth_fields(config, oauth_scope="", oauth_client_secret=SECRET))
@@ -163,8 +165,8 @@ def test_the_page_keeps_the_secret_shows_none_and_forgets_what_was_left(
     assert NEVER_SHOWN not in client.get(url("history", config.pk)).content.decode()
 
 
-def test_whoever_does_not_say_how_to_log_in_leaves_it_as_it_is(configure: Configure) -> None:
-    """A form that is filled in by a program may be older than the field."""
+def test_values_without_a_login_method_leave_it_unchanged(configure: Configure) -> None:
+    """A program that sends the form may not know the field yet."""
     config = configure()
     fields = {**oauth_fields(config), "authentication": None, "oauth_grant": None, "timeout": 7}
     logged_in(superuser=True).post(url("change", config.pk), form_of(config, **fields))
@@ -185,7 +187,7 @@ def test_the_history_says_that_a_secret_changed_and_not_what_it_is(configure: Co
 
 def test_the_diagnosis_reports_the_token(configure: Configure, endpoint: TokenEndpoint) -> None:
     configure()
-    assert configuration.diagnose_passwords()[-1].text == "No OAuth token was fetched yet"
+    assert configuration.diagnose_passwords()[-1].text == "No OAuth token has been fetched yet"
     tokens().current()
     said, _, until = configuration.diagnose_passwords()[-1].text.rpartition("until ")
     assert said == "The OAuth token is valid "
@@ -214,8 +216,8 @@ def test_fixed_settings_let_through_what_waited_for_a_token(configure: Configure
 def test_the_dashboard_shows_the_token_that_mail_goes_by(
     configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until when it is good, why there is no newer one, and of either only what is so now."""
-    monkeypatch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are none
+    """The dashboard shows its expiry and the reason why no newer token exists, each only while it is current."""
+    monkeypatch.setattr(live_status, "FOR_WORKERS", 0.02)  # there are no workers
     client = logged_in(superuser=True)
 
     def shown() -> tuple[bool, bool]:

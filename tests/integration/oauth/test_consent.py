@@ -1,4 +1,4 @@
-"""The consent of a mailbox's owner: there, back, and everything that may be wrong with an answer."""
+"""The consent of a mailbox owner: the request, the redirect back, and every invalid answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MICROSOFT = "https://login.microsoftonline.com/contoso/oauth2/v2.0"
 
 @pytest.fixture
 def stored(endpoint: TokenEndpoint) -> SMTPConfig:
-    """One that lacks nothing but the refresh token."""
+    """A stored configuration that lacks only the refresh token."""
     return without_token(endpoint)
 
 
@@ -53,14 +53,14 @@ def without_token(endpoint: TokenEndpoint, name: str = "Primary", **changes: Any
 
 
 def asked(client: Client, made: SMTPConfig) -> dict[str, str]:
-    """Begin, and give what the provider is asked then."""
+    """Start the consent and return the query parameters for the provider."""
     begun = client.get(url("consent_begin", made.pk))
     assert begun.status_code == 302
     return {name: values[0] for name, values in parse_qs(urlsplit(begun.headers["Location"]).query).items()}
 
 
 def decide(endpoint: TokenEndpoint, question: dict[str, str], decision: str = "Allow") -> str:
-    """What the owner does; gives where the provider leads to then."""
+    """Submit the owner's decision and return the address that the provider redirects to."""
     status, headers, _ = endpoint.authorization.answer("POST", {**question, "decision": decision})
     assert status == 302
     return headers["Location"]
@@ -73,7 +73,9 @@ def refresh_token(made: SMTPConfig) -> str:
 def test_the_owner_consents_and_the_refresh_token_is_there(
     stored: SMTPConfig, endpoint: TokenEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sealed, in the history with who did it, and as a change of the configuration; told nowhere."""
+    """The refresh token is sealed. The history names the user, the configuration counts as changed, and no page or log
+    shows the token.
+    """
     caplog.set_level(logging.DEBUG)
     client = logged_in(superuser=True)
     page = client.get(url("change", stored.pk)).content.decode()
@@ -101,7 +103,7 @@ def test_the_owner_consents_and_the_refresh_token_is_there(
     pages = page + after.content.decode() + history
     for secret in (NEVER_SHOWN, request["code_verifier"]):
         assert secret not in everything_stored() + pages
-        assert secret not in caplog.text.replace(request["code"], "")  # a test client's own line has its address
+        assert secret not in caplog.text.replace(request["code"], "")  # the test client itself logs its address
 
 
 @pytest.mark.parametrize(
@@ -116,13 +118,13 @@ def test_the_owner_consents_and_the_refresh_token_is_there(
         ({"code": "", "error": "access_denied"}, "did not consent"),
         ({"code": "", "error": "server_error"}, "Something is wrong at the provider"),
         ({"code": "", "error": "<b>zY7~", "error_description": "zY7~"}, "for no reason that is known here"),
-        ({"code": "zY7~guessed"}, "the code has ended, or is not for this redirect URI (invalid_grant"),
+        ({"code": "zY7~guessed"}, "the code has expired, or is not for this redirect URI (invalid_grant"),
     ],
 )
 def test_another_answer_is_shown_in_our_words_and_changes_nothing(
     stored: SMTPConfig, endpoint: TokenEndpoint, answer: dict[str, str], words: str
 ) -> None:
-    """And it ends what was begun: the right answer comes too late then."""
+    """A wrong answer also ends the consent request: the right answer is refused afterwards."""
     client = logged_in(superuser=True)
     right = decide(endpoint, asked(client, stored))
     given = {name: values[0] for name, values in parse_qs(urlsplit(right).query).items()}
@@ -153,7 +155,7 @@ def test_an_answer_counts_once(stored: SMTPConfig, endpoint: TokenEndpoint) -> N
 
 
 def test_an_answer_counts_in_the_session_that_it_was_begun_in(stored: SMTPConfig, endpoint: TokenEndpoint) -> None:
-    """Not in that of another person, nor in another one of the same."""
+    """The session of another user is refused, even if that user has begun a consent too."""
     answer = decide(endpoint, asked(logged_in(superuser=True), stored))
     other = logged_in(superuser=True, name="lee")
     asked(other, stored)
@@ -164,7 +166,7 @@ def test_an_answer_counts_in_the_session_that_it_was_begun_in(stored: SMTPConfig
 def test_an_answer_counts_for_the_configuration_that_it_was_begun_for(
     stored: SMTPConfig, endpoint: TokenEndpoint
 ) -> None:
-    """Whoever runs one provider has no use of what another one says."""
+    """The operator of one provider cannot use an answer from another provider."""
     second = without_token(endpoint, "Second")
     client = logged_in(superuser=True)
     answer = decide(endpoint, asked(client, stored))
@@ -188,13 +190,15 @@ def test_an_answer_that_comes_late_is_not_taken(
 def test_a_configuration_that_was_changed_meanwhile_keeps_nothing(
     stored: SMTPConfig, endpoint: TokenEndpoint, when: str
 ) -> None:
-    """The code, the client's secret or what comes of them would go to a place that nobody has asked about."""
+    """The code, the client secret and the new token would otherwise go to a server that the owner did
+    not consent to.
+    """
     client = logged_in(superuser=True)
     answer = decide(endpoint, asked(client, stored))
 
     def change() -> Any:
         SMTPConfig.objects.filter(pk=stored.pk).update(username="another")
-        connection.close()  # of the endpoint's thread
+        connection.close()  # the connection of the endpoint's thread
         return answered({"access_token": "zY7~x", "token_type": "Bearer", "refresh_token": "zY7~y"})
 
     if when == "before":
@@ -209,8 +213,8 @@ def test_a_configuration_that_was_changed_meanwhile_keeps_nothing(
     ("instead", "words"),
     [
         (lambda: error("invalid_client", 401), "it does not know the client id, or the client secret is wrong"),
-        (lambda: (302, {"Location": "https://elsewhere.example.com"}, b""), "redirects elsewhere"),
-        (lambda: (200, {"Content-Type": "text/html"}, b"<html>"), "something other than JSON"),
+        (lambda: (302, {"Location": "https://elsewhere.example.com"}, b""), "answered with a redirect"),
+        (lambda: (200, {"Content-Type": "text/html"}, b"<html>"), "without JSON"),
         (lambda: answered({"access_token": "zY7~x", "token_type": "Bearer"}), "gave no refresh token"),
     ],
 )
@@ -233,7 +237,7 @@ def test_secrets_that_are_kept_elsewhere_are_had_and_one_that_is_lost_there_is_a
     stored.save()
     client = logged_in(superuser=True)
     page = client.get(decide(endpoint, asked(client, stored)), follow=True)
-    assert "the client secret cannot be had" in said(page)
+    assert "the client secret cannot be read" in said(page)
     monkeypatch.setenv("SMTP_SECRET", SECRET)
     client.get(decide(endpoint, asked(client, stored)))
     assert refresh_token(stored) in endpoint.refresh_tokens
@@ -253,7 +257,7 @@ def test_it_is_for_those_who_may_change_the_configuration(stored: SMTPConfig, en
 
 
 @pytest.mark.parametrize("changes", [{"oauth_grant": "client_credentials"}, {"authentication": "password"}])
-def test_there_is_nobody_to_ask_for_another_way_to_log_in(endpoint: TokenEndpoint, changes: dict[str, str]) -> None:
+def test_another_login_method_has_no_consent_page(endpoint: TokenEndpoint, changes: dict[str, str]) -> None:
     other = without_token(endpoint, **changes)
     client = logged_in(superuser=True)
     for page in ("consent", "consent_begin", "consent_back"):
@@ -318,7 +322,7 @@ def test_providers_are_asked_as_they_want_to_be(
 
 
 def test_what_a_challenge_is() -> None:
-    """The example of RFC 7636, appendix B."""
+    """Compute the example of RFC 7636, appendix B."""
     assert (
         consent._challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
         == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
@@ -328,7 +332,7 @@ def test_what_a_challenge_is() -> None:
 def test_without_a_refresh_token_it_is_saved_and_tested_and_not_activated(
     stored: SMTPConfig, endpoint: TokenEndpoint
 ) -> None:
-    """Whichever way it is tried; and the words say what to do first."""
+    """Every way to activate it is refused, and the message says what to do first."""
     stored.full_clean()
     test = run_stored(stored, user=None)
     assert test.report is not None

@@ -1,4 +1,6 @@
-"""What a token is asked for with besides a secret: private keys, and secrets kept elsewhere, or about to end."""
+"""Credentials for token requests other than a plain secret: private keys, and secrets that are stored elsewhere or
+expire soon.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def test_a_signature_takes_the_place_of_a_secret(
     configure: Configure, server: SMTPServer, endpoint: TokenEndpoint, proven: Proven
 ) -> None:
-    """The endpoint checks signature, sender, audience, life, and that none is shown twice."""
+    """The endpoint checks signature, issuer, audience and lifetime, and that no assertion is used twice."""
     configure(**proven(endpoint))
     assert all_accepted(send(2))
     tokens().another()
@@ -60,8 +62,8 @@ def test_a_key_in_pem_asks_in_the_name_of_the_client_id(configure: Configure, en
 
 
 REFUSED_KEYS: list[tuple[Proven, str]] = [
-    (by_certificate, "the certificate is not registered with it or has ended (invalid_client"),
-    (by_service_account, "it does not know the key or the mailbox, or the key was withdrawn (invalid_grant"),
+    (by_certificate, "the certificate is not registered with it or has expired (invalid_client"),
+    (by_service_account, "it does not know the key or the mailbox, or the key was revoked (invalid_grant"),
 ]
 
 
@@ -130,12 +132,12 @@ def test_a_wrong_clock_is_known_by_the_words_of_two_providers(
 def test_a_key_that_cannot_be_used_is_refused_in_the_form_and_makes_mail_wait(
     configure: Configure, endpoint: TokenEndpoint
 ) -> None:
-    """Which cannot be used is in tests/unit/test_private_key.py."""
+    """``tests/unit/test_private_key.py`` tests which keys are refused."""
     config = configure(oauth_client_secret="", oauth_private_key=pem(key()) + pem_of(certificate(key(), days=-1)))
     with pytest.raises(ValidationError) as caught:
         config.full_clean()
-    assert caught.value.message_dict == {"oauth_private_key": ["The certificate has ended."]}
-    assert send()[0].reason == "the private key cannot be used: The certificate has ended (auth)"
+    assert caught.value.message_dict == {"oauth_private_key": ["The certificate has expired."]}
+    assert send()[0].reason == "the private key cannot be used: The certificate has expired (auth)"
     assert endpoint.requests == []
 
 
@@ -195,7 +197,7 @@ def test_the_page_takes_a_service_accounts_file_and_never_shows_it(
 
 @pytest.mark.parametrize("at", ["when it is entered", "when it is used"])
 def test_the_end_of_a_certificate_is_known(configure: Configure, endpoint: TokenEndpoint, at: str) -> None:
-    """And it is another one when another certificate is used, though nobody has entered it."""
+    """The expiry date follows the certificate in use, even if a user entered another date."""
     config = configure(**by_certificate(endpoint, oauth_secret_ends=ago(0).date()))
     assert endpoint.certificate is not None
     if at == "when it is used":
@@ -212,7 +214,7 @@ def test_the_end_of_a_certificate_is_known(configure: Configure, endpoint: Token
 def test_the_end_of_a_certificate_goes_with_it(
     configure: Configure, endpoint: TokenEndpoint, entered: dt.date | None
 ) -> None:
-    """A client secret that takes its place has an end of its own, or none that is known."""
+    """A client secret that replaces the certificate has its own expiry date, or no known one."""
     new = configure(**by_certificate(endpoint))
     new.full_clean()
     new.save()
@@ -235,29 +237,27 @@ def test_page_checks_and_alerts_report_a_secret_that_ends_soon(
     config = configure(oauth_secret_ends=ends)
     page = url("change", config.pk)
     client = logged_in(superuser=True)
-    warned = f"The client secret of Primary Mail Server ends on {ends}"
-    assert configuration.diagnose_passwords()[-1] == warning(
-        "smtp.secret", warned, "Replace it in the admin before then."
-    )
+    warned = f"The client secret of Primary Mail Server expires on {ends}"
+    assert configuration.diagnose_passwords()[-1] == warning("smtp.secret", warned, "Replace it in the admin.")
     assert "what it is fetched with ends on" in client.get(page).content.decode()
     assert (evaluate(), evaluate()) == (1, 1)
     assert caplog.text.count(warned) == 1
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_ENDS_WITHIN": 5}
     assert evaluate() == 0
-    assert "Alert over: The client secret" in caplog.text
+    assert "Alert resolved: The client secret" in caplog.text
     assert configuration.diagnose_passwords()[-1].level != "warning"
     assert "what it is fetched with ends on" not in client.get(page).content.decode()
     entered = form_of(config, **oauth_fields(config), oauth_secret_ends=today() - dt.timedelta(days=1))
     assert "was changed successfully" in said(client.post(page, entered, follow=True))
-    assert "ended on" in configuration.diagnose_passwords()[-1].text
+    assert "expired on" in configuration.diagnose_passwords()[-1].text
 
 
-# -- secrets kept elsewhere -------------------------------------------------------------------------------------------
+# -- secrets stored elsewhere -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def place(tmp_path: Path, settings: Any) -> Path:
-    """A file that a secret may be in."""
+    """A file that may hold a secret."""
     allowed = [f"file:{tmp_path}/*", "env:SMTP_*"]
     settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "SECRET_REFERENCES": allowed}
     return tmp_path / "secret"
@@ -266,7 +266,7 @@ def place(tmp_path: Path, settings: Any) -> Path:
 def test_a_client_secret_that_is_another_by_now_is_read_again(
     configure: Configure, server: SMTPServer, endpoint: TokenEndpoint, place: Path
 ) -> None:
-    """The process knows the old one; the endpoint refuses it, and no mail waits."""
+    """The process knows the old secret and the endpoint refuses it. No mail waits."""
     place.write_text(f"{SECRET}\n")
     config = configure(oauth_client_secret=f"file:{place}")
     config.full_clean()
@@ -324,12 +324,12 @@ def test_a_secret_that_cannot_be_had_is_named_and_the_mail_waits(
     config = configure(oauth_client_secret=f"file:{place}")
     with pytest.raises(ValidationError) as caught:
         SMTPConfig(**{name: getattr(config, name) for name in OF_ONE}, name="Other").full_clean()
-    assert "There is no file" in caught.value.message_dict["oauth_client_secret"][0]
+    assert "does not exist or cannot be read" in caught.value.message_dict["oauth_client_secret"][0]
     found = send()[0]
     assert (found.status, found.waits_for_relay) == ("deferred", True)
-    assert found.reason.startswith(f"the client secret cannot be had: There is no file {place}")
+    assert found.reason.startswith(f"the client secret cannot be read: The file {place} does not exist")
     assert endpoint.requests == []
-    config.full_clean()  # what is stored does not keep one from fixing the rest
+    config.full_clean()  # an unusable stored value does not prevent other corrections
     config.is_active = False
     config.save()
     named = [one.text for one in configuration.diagnose_passwords()]
@@ -338,7 +338,7 @@ def test_a_secret_that_cannot_be_had_is_named_and_the_mail_waits(
     assert "This is kept elsewhere (“file:”)" in page
 
 
-#: What a configuration that logs in by a client secret is made of.
+#: The attributes of a configuration that logs in by a client secret.
 OF_ONE = (
     "host",
     "port",

@@ -1,4 +1,6 @@
-"""Logging in by OAuth 2.0: a real token endpoint, a real SMTP server that checks what it gave, one token for all."""
+"""Login by OAuth 2.0, with a real token endpoint and a real SMTP server that checks the token. All processes share one
+token.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ from .asking import NEVER_SHOWN, Configure, Serve, all_accepted, nearly_over, re
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("task_queue", "fresh_process")]
 
 
-# -- a token's life ---------------------------------------------------------------------------------------------------
+# -- lifetime of a token ----------------------------------------------------------------------------------------------
 
 
 def test_the_first_mail_fetches_a_token_and_the_others_use_it(
@@ -105,7 +107,7 @@ def test_a_mailbox_that_the_app_may_not_use_stops_the_relay_and_burns_no_mail(
 
 
 def test_a_token_is_no_other_relay(configure: Configure) -> None:
-    """Or each new one would have a pool and a circuit breaker of its own."""
+    """Otherwise each new token would have its own pool and its own circuit breaker."""
     configure()
     before = relay()
     assert before.tokens is not None
@@ -128,16 +130,16 @@ def _elsewhere() -> Response:
 
 
 ANSWERS: list[tuple[Callable[[], Response], str]] = [
-    (_html, "something other than JSON"),
-    (_elsewhere, "redirects elsewhere"),
-    (lambda: error("invalid_client", 401), "the client secret is wrong or has ended (invalid_client, AADSTS7000215)"),
+    (_html, "without JSON"),
+    (_elsewhere, "answered with a redirect"),
+    (lambda: error("invalid_client", 401), "the client secret is wrong or has expired (invalid_client, AADSTS7000215)"),
     (lambda: error("invalid_scope"), "does not know the scope (invalid_scope, AADSTS7000215)"),
-    (lambda: error("zY7~Secret"), "refused: 400, AADSTS7000215"),
-    (lambda: (503, {}, b"{}"), "refused: 503"),
-    (lambda: answered({"access_token": "zY7\1", "token_type": "Bearer"}), "no bearer token"),
-    (lambda: answered({"access_token": "zY7~x", "token_type": "mac"}), "no bearer token"),
-    (lambda: answered([1]), "something other than JSON"),
-    (lambda: (200, {}, b'{"access_token": "' + b"x" * 100_000), "something other than JSON"),
+    (lambda: error("zY7~Secret"), "refused the request: 400, AADSTS7000215"),
+    (lambda: (503, {}, b"{}"), "refused the request: 503"),
+    (lambda: answered({"access_token": "zY7\1", "token_type": "Bearer"}), "without a bearer token"),
+    (lambda: answered({"access_token": "zY7~x", "token_type": "mac"}), "without a bearer token"),
+    (lambda: answered([1]), "without JSON"),
+    (lambda: (200, {}, b'{"access_token": "' + b"x" * 100_000), "without JSON"),
 ]
 
 
@@ -170,7 +172,7 @@ def test_what_is_no_token_is_explained_in_words_and_the_mail_waits(
 
 def test_an_endpoint_that_is_down_is_named(configure: Configure) -> None:
     configure(oauth_endpoint=f"http://127.0.0.1:{free_port()}/token")
-    assert send()[0].reason == "the token endpoint 127.0.0.1 does not answer (the connection was refused) (auth)"
+    assert send()[0].reason == "the token endpoint 127.0.0.1 could not be reached (the connection was refused) (auth)"
 
 
 def test_an_endpoint_that_hangs_is_given_up(
@@ -186,12 +188,12 @@ def test_an_endpoint_that_hangs_is_given_up(
 
     endpoint.instead = hang
     try:
-        assert "does not answer (no answer in time)" in send()[0].reason
+        assert "could not be reached (no answer in time)" in send()[0].reason
     finally:
         ended.set()
 
 
-def test_an_endpoint_nobody_vouches_for_gets_nothing(configure: Configure, tmp_path: Any) -> None:
+def test_an_endpoint_with_an_untrusted_certificate_gets_nothing(configure: Configure, tmp_path: Any) -> None:
     with TokenEndpoint(make_certificates(tmp_path)) as stranger:
         configure(oauth_endpoint=stranger.url)
         assert "its certificate is not trusted" in send()[0].reason
@@ -219,7 +221,7 @@ def test_a_first_probe_asks_an_endpoint_that_has_failed_however_long_mails_wait(
     found = send(2)
     assert len(endpoint.requests) == 1
     endpoint.instead = None
-    # It is the time of the probe.
+    # The probe is due.
     tripped, token = CircuitBreaker.objects.get(), OAuthToken.objects.get()
     assert token.failed_at is not None
     OAuthToken.objects.update(failed_at=token.failed_at - (tripped.probe_at - ago(0)))
@@ -230,7 +232,7 @@ def test_a_first_probe_asks_an_endpoint_that_has_failed_however_long_mails_wait(
     assert len(endpoint.requests) == 2
 
 
-# -- several at once --------------------------------------------------------------------------------------------------
+# -- concurrent requests ----------------------------------------------------------------------------------------------
 
 
 def test_of_many_at_once_one_fetches(configure: Configure, endpoint: TokenEndpoint) -> None:
@@ -243,7 +245,7 @@ def test_of_many_at_once_one_fetches(configure: Configure, endpoint: TokenEndpoi
 def test_a_token_that_came_while_one_looked_is_used(
     configure: Configure, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the first look, which finds none, and the lease, somebody else has fetched it."""
+    """The first read finds no token. Another process fetches one before this one gets the lease."""
     configure()
     late = tokens()
     looks = iter([None])
@@ -271,7 +273,9 @@ def test_of_many_at_an_endpoint_that_refuses_one_asks(configure: Configure, endp
     assert len(endpoint.requests) == 1
 
 
-def test_nobody_waits_for_a_new_token_while_the_old_one_is_good(configure: Configure, endpoint: TokenEndpoint) -> None:
+def test_sending_does_not_wait_for_a_new_token_while_the_old_one_is_valid(
+    configure: Configure, endpoint: TokenEndpoint
+) -> None:
     configure()
     old = tokens().current()
     nearly_over()
@@ -294,7 +298,7 @@ def test_nobody_waits_for_a_new_token_while_the_old_one_is_good(configure: Confi
     assert len(endpoint.requests) == 2
 
 
-def test_whoever_dies_while_fetching_is_waited_for_no_longer_than_its_lease(
+def test_a_process_that_dies_while_fetching_delays_others_at_most_its_lease(
     configure: Configure, endpoint: TokenEndpoint
 ) -> None:
     config = configure()
@@ -320,7 +324,7 @@ def test_a_refresh_token_that_is_replaced_is_used_from_then_on(configure: Config
 def test_a_refresh_token_that_was_withdrawn_is_said_to_be(configure: Configure, endpoint: TokenEndpoint) -> None:
     configure(oauth_grant=Grant.REFRESH_TOKEN, oauth_refresh_token=REFRESH)
     endpoint.refresh_tokens.clear()
-    assert "the refresh token has ended, or was withdrawn (invalid_grant" in send()[0].reason
+    assert "the refresh token has expired or was revoked (invalid_grant" in send()[0].reason
 
 
 def test_other_settings_have_another_token(configure: Configure, endpoint: TokenEndpoint) -> None:
@@ -334,13 +338,13 @@ def test_other_settings_have_another_token(configure: Configure, endpoint: Token
     assert tokens().current() != first
 
 
-# -- in somebody's transaction ----------------------------------------------------------------------------------------
+# -- in a caller's transaction ----------------------------------------------------------------------------------------
 
 
 def test_a_token_that_is_fetched_in_a_transaction_is_kept_after_it(
     configure: Configure, endpoint: TokenEndpoint
 ) -> None:
-    """Nobody has to wait for the end of that transaction, which may be long."""
+    """Other processes need not wait for the end of that transaction, which may be long."""
     configure()
     message = EmailMessage("S", "B", "noreply@example.com", ["kim@example.com"])
     with transaction.atomic():

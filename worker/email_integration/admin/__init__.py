@@ -1,4 +1,4 @@
-"""The admin pages: configurations, deliveries, what was learned of servers, and the pause of all sending."""
+"""The admin pages: configurations, deliveries, data learned about servers, and the pause of all sending."""
 
 from .configs import SMTPConfigAdmin
 from .deliveries import DeliveryAdmin

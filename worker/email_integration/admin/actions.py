@@ -1,4 +1,4 @@
-"""What can be done with selected configurations."""
+"""The admin actions on selected configurations."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ConfigActions(ConfigModelAdmin):
     actions = ("activate", "deactivate", "test_connection", "send_test_mail", "duplicate")
 
     def has_activate_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may say which configuration is active, which is a permission of its own."""
+        """Return whether the user has the separate permission to activate and deactivate configurations."""
         return request.user.has_perm("email_integration.activate_smtpconfig")
 
     @admin.action(description=gettext_lazy("Activate"), permissions=["activate"])
     def activate(self, request: HttpRequest, queryset: Any) -> None:
-        """Activate the one that is selected."""
+        """Activate the selected configuration."""
         config = self._the_one(request, queryset, _("Select the one configuration to activate."))
         if config is None:
             return
@@ -48,7 +48,7 @@ class ConfigActions(ConfigModelAdmin):
 
     @admin.action(description=gettext_lazy("Deactivate"), permissions=["activate"])
     def deactivate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
-        """Deactivate, once it is confirmed that none will be active."""
+        """Deactivate the selected configuration, after the user confirms that none will be active."""
         active = queryset.filter(is_active=True).first()
         if active is None:
             self.message_user(request, _("None of the selected configurations is active."), messages.WARNING)
@@ -68,24 +68,24 @@ class ConfigActions(ConfigModelAdmin):
 
     @admin.action(description=gettext_lazy("Test connection"), permissions=["test"])
     def test_connection(self, request: HttpRequest, queryset: Any) -> None:
-        """Test each with its stored settings."""
+        """Test each selected configuration with its stored settings."""
         for config in queryset:
             self._show_result(request, config, connection_tests.run_stored(config, user=request.user))
 
     @admin.action(description=gettext_lazy("Send a test mail to me"), permissions=["test"])
     def send_test_mail(self, request: HttpRequest, queryset: Any) -> None:
-        """Send a mail through each with its stored settings."""
+        """Send a mail through each selected configuration with its stored settings."""
         address = getattr(request.user, "email", "")
         for config in queryset:
             self._show_result(request, config, connection_tests.run_stored(config, user=request.user, send_to=address))
 
     @admin.action(description=gettext_lazy("Duplicate"), permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
-        """Copy each, inactive and untested.
+        """Copy each selected configuration. The copy is inactive and untested.
 
-        The stored password, or the secrets of OAuth, go along, for the same server and user, if the user may change
-        configurations: whoever may do that has the use of them anyway. For others the copy has none. They are sealed
-        anew, for the row of the copy; what cannot be opened is left out.
+        If the user may change configurations, the copy has the stored password or OAuth secrets, for the same server
+        and user: such a user can use them anyway. Otherwise the copy has none. The secrets are encrypted again, for the
+        row of the copy. Secrets that cannot be decrypted are left out.
         """
         copies = []
         for config in queryset:
@@ -132,7 +132,7 @@ class ConfigActions(ConfigModelAdmin):
     def _the_one(self, request: HttpRequest, queryset: Any, otherwise: str) -> SMTPConfig | None:
         found = list(queryset[:2])
         if len(found) == 1:
-            return found[0]  # type: ignore[no-any-return]  # what Django hands to an action is untyped
+            return found[0]  # type: ignore[no-any-return]  # Django passes untyped objects to an action
         self.message_user(request, otherwise, messages.ERROR)
         return None
 

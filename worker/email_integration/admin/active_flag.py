@@ -1,4 +1,4 @@
-"""The active flag in a form: acted on only if it was changed on that page."""
+"""The active flag in a form, which takes effect only if the user changed it on that page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .typing import ConfigForm
 
 
 class _ActiveBox(BoundField):
-    """The box of the active flag; beside it, hidden, goes what was stored when the page was made."""
+    """The checkbox of the active flag, and a hidden field with the value that was stored when the page was made."""
 
     def as_hidden(self, attrs: Any = None, **kwargs: Any) -> SafeString:
         shown = getattr(self.form, "shown_active", False)
@@ -22,7 +22,7 @@ class _ActiveBox(BoundField):
 
 
 class ActiveField(forms.BooleanField):
-    """The flag, with what was stored when the page was made."""
+    """The active flag, with the value that was stored when the page was made."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "show_hidden_initial": True})
@@ -32,33 +32,34 @@ class ActiveField(forms.BooleanField):
 
 
 class ActiveAsShown(ConfigForm):
-    """Acts on the active flag only if it was changed on this page.
+    """A form that applies the active flag only if the user changed it on this page.
 
-    A page may be older than a switch made elsewhere, and saving it for another reason must not undo that.
+    The configuration may have been switched elsewhere after the page was rendered. Saving the page for another reason
+    must not undo that switch.
     """
 
-    #: Whether the configuration is active in the database, now that the form is made.
+    #: Whether the configuration is active in the database when the form is created.
     was_active = False
 
     @property
     def shown_active(self) -> bool:
-        """Whether it was active when the page was made; as it is now, for a client that does not say."""
+        """Return the flag as the page was rendered with it, or the stored flag if the client does not send it."""
         given = self.data.get(self.add_initial_prefix("is_active")) if self.is_bound else None
         return {"True": True, "False": False}.get(str(given), self.was_active)
 
     @property
     def ticked(self) -> bool:
-        """Whether the box is ticked, whatever follows from it."""
+        """Return whether the box is ticked, whether or not this takes effect."""
         return "is_active" in self.fields and bool(self["is_active"].data)
 
     @property
     def decides_active(self) -> bool:
-        """Whether the box was changed on this page."""
+        """Return whether the user changed the box on this page."""
         return "is_active" in self.fields and self.ticked != self.shown_active
 
     @property
     def overtaken(self) -> bool:
-        """Whether the flag has changed elsewhere since the page was made."""
+        """Return whether the flag was changed elsewhere after the page was rendered."""
         return "is_active" in self.fields and self.shown_active != self.was_active
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Record who viewed a mail's page, where AUDIT_VIEWS asks for it. Views of its content are recorded in any case."""
+"""Record views of a mail's page if AUDIT_VIEWS is set. Views of its content are always recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .typing import DeliveryModelAdmin
 
 
 class AuditedViews(DeliveryModelAdmin):
-    """The page of one mail and its history; what is recorded is in that history."""
+    """Record views of the page of one mail and of its history, in this history."""
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
         response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)

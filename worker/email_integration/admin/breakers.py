@@ -1,4 +1,4 @@
-"""Trying a server that is at fault again, now."""
+"""Retry a failed server immediately."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .typing import ConfigModelAdmin
 
 
 class BreakerViews(ConfigModelAdmin):
-    """The address behind the button; users who may not change configurations get 403."""
+    """The URL behind the button. Users who may not change configurations get 403."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [path("try-now/", view(self.try_now_view), name="email_integration_try_now"), *super().get_urls()]
 
     def try_now_view(self, request: HttpRequest) -> HttpResponse:
-        """Reset the circuit breaker of the server that mail goes through, so that what waits for it is tried."""
+        """Reset the circuit breaker of the server in use, so that the mail that waits for it is tried."""
         if request.method != "POST" or not self.has_change_permission(request):
             raise PermissionDenied
         relay = routing.active_relay()
-        if isinstance(relay, Relay):  # if not, the page says so at its top
+        if isinstance(relay, Relay):  # if not, the notice at the top of the page says so
             retry_now.reset_breaker(relay)
             text = _("What waits for “%(name)s” is tried now.")
             self.message_user(request, text % {"name": relay.name}, messages.SUCCESS)

@@ -1,4 +1,4 @@
-"""The page of SMTP configurations."""
+"""The admin pages of SMTP configurations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _when(at: dt.datetime) -> str:
 
 
 def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...]:
-    """How one logs in; the page's script shows what the chosen way needs."""
+    """Return the fields of the login. The page's script shows those that the chosen method needs."""
     return (
         "authentication",
         "username",
@@ -58,7 +58,7 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
 
 
 @admin.register(SMTPConfig)
-class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
+class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
     SensitiveViews,
     RestrictedLookups,
     ConnectionTestViews,
@@ -68,7 +68,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
     ConfigActions,
     HistoryPage,
 ):
-    """One row per server; the list says which of them mail goes through."""
+    """One row per server. The list shows which one is active."""
 
     form = SMTPConfigForm
     list_display = ("name", "host", "port", "username", "encryption", "is_active", "last_check", "updated_at")
@@ -87,14 +87,14 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
 
     @admin.display(description=gettext_lazy("encryption"))
     def encryption(self, config: SMTPConfig) -> str:
-        """TLS (STARTTLS), SSL, or none."""
+        """Return TLS (STARTTLS), SSL, or none."""
         if config.use_tls and config.use_ssl:
             return _("TLS and SSL: impossible")
         return "TLS" if config.use_tls else "SSL" if config.use_ssl else _("none")
 
     @admin.display(description=gettext_lazy("last check"), ordering="tested_at")
     def last_check(self, config: SMTPConfig) -> str:
-        """When it was tested last and how that ended; first of all, whether its password can be read."""
+        """Return the time and result of the last test; if the password cannot be decrypted, that comes first."""
         if not config.is_readable:
             return format_html('<span class="email-check failed">{}</span>', _("password unreadable"))
         if config.tested_at is None:
@@ -110,7 +110,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
 
     @admin.display(description=gettext_lazy("OAuth token"))
     def token_state(self, config: SMTPConfig) -> str:
-        """Until when the token is good, why there is no newer one, and that soon there will be none."""
+        """Return how long the token is valid, why there is no newer one, and whether its credential expires soon."""
         said = []
         if login.ending(config) and config.oauth_secret_ends is not None:
             place = {"when": date_format(config.oauth_secret_ends, "SHORT_DATE_FORMAT")}
@@ -127,21 +127,21 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
 
     @admin.display(description=gettext_lazy("learned about the server"))
     def learned(self, config: SMTPConfig) -> str:
-        """What was found out that the server did not say."""
+        """Return the learned properties of the server, which it does not announce."""
         row = quirks.of_configuration(config)
         return quirks.words(row) if row is not None else _("nothing")
 
     # -- permissions --------------------------------------------------------------------------------------------
 
     def has_change_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
-        """Django's; in the list nothing but the active flag can be changed, and that is the activate permission."""
-        # From Django 6.1 on, the list asks for each of its rows too.
+        """Django's permission. In the list only the active flag can be changed, which needs the activate permission."""
+        # From Django 6.1 on, the list also asks for each row.
         if getattr(request, "_email_list", False) and (obj is None or getattr(obj, "is_row_of_list", False)):
             return self.has_activate_permission(request)
         return bool(super().has_change_permission(request, obj))
 
     def has_delete_permission(self, request: HttpRequest, obj: SMTPConfig | None = None) -> bool:
-        """Django's; deleting the active one is deactivating it as well."""
+        """Django's permission. To delete the active configuration, the user needs the activate permission too."""
         if obj is not None and obj.is_active and not self.has_activate_permission(request):
             return False
         return bool(super().has_delete_permission(request, obj))
@@ -153,7 +153,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         return (*self.readonly_fields, *locked)
 
     def get_fieldsets(self, request: HttpRequest, obj: SMTPConfig | None = None) -> Any:
-        """What it is, how to reach it, who logs in; without the permission to change, no field for secrets."""
+        """Return the sections on name, server and login, without fields for secrets if the user may not change them."""
         editable = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
         activating = ("is_active", "confirm_none_active") if self.has_activate_permission(request) else ("is_active",)
         return [
@@ -184,7 +184,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
         formset: Any = super().get_changelist_formset(request, **{"formset": ListFormSet, **kwargs})
-        formset.overtaken = getattr(request, "_email_overtaken", [])  # Django makes a new class for each request
+        formset.overtaken = getattr(request, "_email_overtaken", [])  # Django creates a new class for each request
         return formset
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
@@ -194,7 +194,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         before = self._active_pk()
         try:
             response: HttpResponse = super().changelist_view(request, extra_context)
-        except (ValidationError, SMTPConfig.DoesNotExist) as error:  # changed or deleted since the rows were checked
+        except (ValidationError, SMTPConfig.DoesNotExist) as error:  # changed or deleted after the rows were checked
             words = error.messages if isinstance(error, ValidationError) else [_("It has been deleted meanwhile.")]
             self.message_user(request, " ".join(words), messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
@@ -213,7 +213,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         return self._say_what_follows(request, response, before)
 
     def history_form_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        # simple-history hides the button from whoever may only look, and takes the form all the same.
+        # simple-history hides the button from users without the change permission, but accepts their form.
         if request.method == "POST" and not self.has_change_permission(request):
             raise PermissionDenied
         before = self._active_pk()
@@ -234,7 +234,10 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         return super().render_change_form(request, context, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: SMTPConfig, form: Any, change: bool) -> None:
-        """Save; from the list nothing but which one is active, whatever else has changed meanwhile."""
+        """Save the configuration.
+
+        The list only switches the active flag, because other fields may have changed meanwhile.
+        """
         if isinstance(form, ListRowForm):
             if obj.is_active:
                 SMTPConfig.objects.activate(obj)
@@ -242,7 +245,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
                 SMTPConfig.objects.filter(pk=obj.pk, is_active=True).update(is_active=False)
             return
         with transaction.atomic(using=SMTPConfig.objects.db):
-            if change and not form.decides_active:  # not even what was switched since the form was checked
+            if change and not form.decides_active:  # also ignore a switch made after the form was checked
                 SMTPConfig.objects.lock()
                 obj.is_active = SMTPConfig.objects.filter(pk=obj.pk, is_active=True).exists()
             super().save_model(request, obj, form, change)
@@ -260,7 +263,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
             self.message_user(request, warning, messages.WARNING)
 
     def _say_overtaken(self, request: HttpRequest, config: SMTPConfig) -> None:
-        """Say that ``config`` was switched on or off elsewhere while the page was open, and that this stands."""
+        """Warn that ``config`` was switched elsewhere while the page was open, and that this page did not undo it."""
         active = SMTPConfig.objects.filter(is_active=True).first()
         text = (
             _("Meanwhile “%(name)s” was activated; this page left that as it is.")
@@ -273,7 +276,7 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last is untyped
         return SMTPConfig.objects.filter(is_active=True).values_list("pk", flat=True).first()
 
     def _say_what_follows(self, request: HttpRequest, response: HttpResponse, before: Any) -> HttpResponse:
-        """After a write, and after its commit: where mail goes now if that was left open, and when workers know."""
+        """Add warnings after a committed write: no configuration is active, or workers will notice the change late."""
         if request.method != "POST" or response.status_code != 302:
             return response
         if before is not None and self._active_pk() is None:

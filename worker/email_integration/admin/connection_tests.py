@@ -1,4 +1,4 @@
-"""Testing a connection: with what is typed on the page, before it is saved, or with what is stored."""
+"""Test a connection, with the unsaved settings of the page or with the stored settings."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from .typing import ConfigModelAdmin
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionTest:
-    """What became of one test: a report, or ``problems`` that stood in its way."""
+    """The result of one test: a report, or the ``problems`` that prevented it."""
 
     report: Report | None = None
     advice: Advice | None = None
     problems: tuple[str, ...] = ()
-    #: What else to know about a test that was made.
+    #: Further remarks about a completed test.
     notes: tuple[str, ...] = ()
     sent_to: str = ""
 
 
 def run(relay: Relay, *, send_to: str | None) -> ConnectionTest:
-    """Try ``relay``, with a mail to ``send_to`` unless that is None."""
+    """Test ``relay``, with a mail to ``send_to`` unless it is None."""
     mail: ConnectionTestMail | None = None
     if send_to is not None:
         if not send_to:
@@ -60,7 +60,10 @@ def run(relay: Relay, *, send_to: str | None) -> ConnectionTest:
 
 
 def _why_no_mail(send_to: str) -> str:
-    """Why there can be no test mail to ``send_to``, for a reader; what ``InvalidMail`` says is for programmers."""
+    """Return why a test mail to ``send_to`` is impossible, in words for users.
+
+    The text of ``InvalidMail`` is for programmers.
+    """
     try:
         recipient = envelope_address(send_to)
     except InvalidMail:
@@ -77,7 +80,7 @@ def _why_no_mail(send_to: str) -> str:
 
 
 def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> ConnectionTest:
-    """Try a configuration as it is stored, and keep the result."""
+    """Test a configuration with its stored settings, and store the result."""
     try:
         relay = relay_of(config, anew=True)
     except SecretUnavailable as error:
@@ -92,7 +95,10 @@ def run_stored(config: SMTPConfig, *, user: Any, send_to: str | None = None) -> 
 
 
 def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str | None = None) -> ConnectionTest:
-    """Try what is typed. The stored password stands in for a blank one only for the same host, port and user."""
+    """Test the settings in ``data``, which may be unsaved.
+
+    The stored password replaces a blank one only for the same host, port and user.
+    """
     form = ConnectionTestForm(data, instance=config, sends=send_to is not None)
     if not form.is_valid():
         labels = {name: field.label for name, field in form.fields.items()}
@@ -131,18 +137,18 @@ def _record(config: SMTPConfig, test: ConnectionTest, user: Any) -> None:
 
 
 def _note_unsaved(stored: SMTPConfig, tried: Relay | SMTPConfig, outcome: str, user: Any) -> None:
-    """Leave in the history of ``stored`` that somebody tried other settings; they say nothing about its own."""
+    """Record in the history of ``stored`` a test of other settings, which is no result for the stored ones."""
     host = tried.host if len(tried.host) <= _HOST else f"{tried.host[: _HOST - 1]}…"
     reason = f"unsaved settings: {host}:{tried.port}, {outcome}"
     audit.note(stored, audit.Event.TESTED, user=user, reason=reason)
 
 
-#: How much of a host's name goes into a reason, which holds 100 characters and is to say the outcome too.
+#: Longest host name in a reason, in characters. A reason has 100 characters, and contains the outcome too.
 _HOST = 45
 
 
 class ConnectionTestViews(ConfigModelAdmin):
-    """The addresses behind the buttons; whoever may not test gets 403."""
+    """The URLs behind the buttons. Users without the test permission get 403."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -153,11 +159,11 @@ class ConnectionTestViews(ConfigModelAdmin):
         ]
 
     def has_test_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may test, which is a permission of its own."""
+        """Return whether the user has the separate permission to test."""
         return request.user.has_perm("email_integration.test_smtpconfig")
 
     def test_view(self, request: HttpRequest, object_id: str | None = None) -> HttpResponse:
-        """Run the test; the answer is a fragment for the page's script, a page for a browser without it."""
+        """Run the test. The response is a fragment for the page's script, or a page for a browser without it."""
         config = self.get_object(request, object_id) if object_id is not None else None
         if object_id is not None and config is None:
             raise Http404
@@ -166,7 +172,7 @@ class ConnectionTestViews(ConfigModelAdmin):
             raise PermissionDenied
         send_to = getattr(request.user, "email", "") if "send" in request.POST else None
         if config is not None and not self.has_change_permission(request, config):
-            # What is typed counts for nothing, so that the stored password goes nowhere but where it always goes.
+            # Ignore the submitted values, so that the stored password is sent only to its own server.
             test = run_stored(config, user=request.user, send_to=send_to)
         else:
             test = run_typed(config, request.POST, user=request.user, send_to=send_to)

@@ -1,4 +1,4 @@
-"""The consent of a mailbox's owner: a page that says what will happen, the way to the provider, and the way back."""
+"""The consent of a mailbox's owner: a page that explains it, the redirect to the provider, and the way back."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from email_integration.smtp import NoToken
 
 from .typing import ConfigModelAdmin
 
-#: Where the session keeps the one consent that was begun in it.
+#: The session key of the only consent in progress.
 _KEPT = "email_integration_consent"
 
 
 class ConsentViews(ConfigModelAdmin):
-    """For whoever may change the configuration: what comes of a consent is one of its secrets."""
+    """Pages for users who may change the configuration, because a consent yields one of its secrets."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -46,12 +46,12 @@ class ConsentViews(ConfigModelAdmin):
 
     @admin.display(description=gettext_lazy("consent"))
     def consent(self, config: SMTPConfig) -> str:
-        """The way to the page, from that of the configuration."""
+        """Return the link from the configuration's page to the consent page."""
         text = _("Ask the owner of the mailbox for consent")
         return format_html('<a href="{}">{}</a>', _url("consent", config), text)
 
     def consent_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Say what will happen, and what the provider has to know before."""
+        """Show what will happen, and what must be registered with the provider before."""
         config = self._asking(request, object_id)
         question = consent.question_of(config)
         redirect_uri = _redirect_uri(request, config)
@@ -67,7 +67,10 @@ class ConsentViews(ConfigModelAdmin):
         return TemplateResponse(request, "email_integration/consent.html", context)
 
     def consent_begin_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Lead to the provider. What the answer is known by stays in the session, and ends what was begun before."""
+        """Redirect to the provider.
+
+        The session keeps the data that identifies the response, and forgets an earlier consent.
+        """
         config = self._asking(request, object_id)
         question = consent.question_of(config)
         if not question.endpoint:
@@ -80,7 +83,7 @@ class ConsentViews(ConfigModelAdmin):
         )
 
     def consent_back_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Take the provider's answer, and lead on at once, so that no page has the code in its address."""
+        """Accept the provider's response and redirect immediately, so that no page has the code in its address."""
         config = self._asking(request, object_id)
         kept = request.session.pop(_KEPT, None)
         wrong = _wrong_with(request.GET, config, consent.PendingConsent(**kept) if kept else None)
@@ -94,7 +97,10 @@ class ConsentViews(ConfigModelAdmin):
         return HttpResponseRedirect(_url("change", config))
 
     def _asking(self, request: HttpRequest, object_id: str) -> SMTPConfig:
-        """The configuration as it is stored; only one that logs in by a refresh token has an owner to ask."""
+        """Return the stored configuration.
+
+        Raises ``Http404`` unless it logs in by a refresh token, which needs consent.
+        """
         config: SMTPConfig | None = self.get_object(request, unquote(object_id))
         if config is None:
             raise Http404
@@ -110,12 +116,12 @@ def _url(page: str, config: SMTPConfig) -> str:
 
 
 def _redirect_uri(request: HttpRequest, config: SMTPConfig) -> str:
-    """One for each configuration, so that no provider can pass off its answer as that of another (RFC 9700 §4.4)."""
+    """Return a URI of this configuration alone, against mix-up of providers' responses (RFC 9700 §4.4)."""
     return request.build_absolute_uri(_url("consent_back", config))
 
 
 def _wrong_with(answer: Any, config: SMTPConfig, pending: consent.PendingConsent | None) -> str:
-    """Why an answer is not taken (RFC 6749 §4.1.2); '' when it is."""
+    """Return why a response is rejected (RFC 6749 §4.1.2), or '' if it is accepted."""
     is_ours = pending is not None and pending.config == str(config.pk)
     if pending is None or not is_ours or not constant_time_compare(pending.state, answer.get("state", "")):
         return _(
@@ -134,7 +140,7 @@ def _wrong_with(answer: Any, config: SMTPConfig, pending: consent.PendingConsent
 
 _NO_CONSENT = gettext_lazy("The provider did not give consent, for no reason that is known here. Begin again.")
 
-#: RFC 6749 §4.1.2.1. The provider's own sentences are not shown: anybody can write them into an address.
+#: RFC 6749 §4.1.2.1. The provider's own texts are not shown, because anyone can put them into a URL.
 _ERRORS = {
     "access_denied": gettext_lazy("The owner of the mailbox, or the rules of their organization, did not consent."),
     "unauthorized_client": gettext_lazy(
@@ -151,7 +157,7 @@ _ERRORS = {
 
 
 def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
-    """Turn the code into a refresh token and store it; give why that was not possible, or ''."""
+    """Exchange the code for a refresh token and store it. Returns the error, or ''."""
     try:
         granted = token_endpoint.redeem(
             account_of(config),
@@ -174,7 +180,7 @@ def _redeem(request: HttpRequest, config: SMTPConfig, verifier: str) -> str:
         if not SMTPConfig.objects.filter(pk=config.pk, updated_at=config.updated_at).exists():
             return _("“%(name)s” was changed meanwhile. Begin again.") % {"name": config.name}
         config.oauth_refresh_token = references.as_password(granted.refresh_token)
-        config._history_user = request.user  # type: ignore[attr-defined]  # simple-history's, as is the next
+        config._history_user = request.user  # type: ignore[attr-defined]  # read by simple-history, as is the next
         config._change_reason = audit.CONSENT  # type: ignore[attr-defined]
         config.save(update_fields=["oauth_refresh_token", "updated_at"])
     return ""

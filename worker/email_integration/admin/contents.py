@@ -1,4 +1,4 @@
-"""What a mail looks like, for those who may see contents. Each opening is in the history of the mail."""
+"""The content of a mail, for users who may see it. The history of the mail records each view."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ from email_integration.models import Delivery
 from .typing import DeliveryModelAdmin
 from .unavailable import why_unavailable
 
-#: A mail is a stranger's page: no script, no form, nothing from outside, and no part of this site.
+#: The HTML of a mail is untrusted: it gets no scripts, no forms, no external resources, and no access to this site.
 _STRANGER = (
     "sandbox; default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 _PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
-#: Seconds for which the frame can be loaded by the page that it is in.
+#: Seconds for which the page that embeds the frame can load it.
 _FRAME = 600
 
 
 def may_see_content(request: HttpRequest) -> bool:
-    """Whether the user may see subjects, addresses, what servers said, and contents: one permission for all of them."""
+    """Return whether the user may see subjects, addresses, servers' replies and contents.
+
+    One permission covers all of them.
+    """
     return request.user.has_perm("email_integration.view_delivery_content")
 
 
@@ -74,7 +77,7 @@ class ContentViews(DeliveryModelAdmin):
         return TemplateResponse(request, "email_integration/content.html", context, headers=_PRIVATE)
 
     def html_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The HTML as it is, for the frame of the page that has just been opened and recorded."""
+        """Return the unchanged HTML for the frame. The view of the page that embeds it is already recorded."""
         delivery = self._opened(request, object_id)
         try:
             asked = _signer().unsign_object(request.GET.get("key", ""), max_age=_FRAME)
@@ -95,7 +98,10 @@ class ContentViews(DeliveryModelAdmin):
         return HttpResponse(html, content_type="text/html; charset=utf-8", headers=headers)
 
     def raw_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        """The mail as it goes to the server, as a file; streamed, and broken off if it is damaged."""
+        """Return the mail as a file, with the bytes that go to the server.
+
+        The download is streamed, and aborts on damage.
+        """
         delivery = self._opened(request, object_id)
         try:
             whole = content.complete(delivery)

@@ -1,4 +1,4 @@
-"""The dashboard: where mail goes now, what waits, and what became of mail lately."""
+"""The dashboard: the server in use, waiting mail, and recent results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DAY = dt.timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A number of this moment, and the deliveries that it counts; ``kind`` is '' when nothing is the matter."""
+    """A current number, and the deliveries that it counts. ``kind`` is '' if the number is no problem."""
 
     label: Any
     number: str
@@ -40,17 +40,17 @@ class Tile:
 
 
 class DashboardViews(DeliveryModelAdmin):
-    """One page, for who may view deliveries."""
+    """A single page, for users who may view deliveries."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.dashboard_view)
         return [path("dashboard/", view, name="email_integration_dashboard"), *super().get_urls()]
 
     def dashboard_view(self, request: HttpRequest) -> HttpResponse:
-        """Show the status of now, and the statistics that ``period``, ``priority`` and ``smtp_config`` choose."""
+        """Show the live status, and the statistics that ``period``, ``priority`` and ``smtp_config`` select."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        workers = live_status.workers()  # they answer while the database does
+        workers = live_status.workers()  # they answer while the database is queried
         now = timezone.now()
         asked = request.GET
         chosen = asked["period"] if asked.get("period") in PERIODS else "day"
@@ -91,7 +91,7 @@ class DashboardViews(DeliveryModelAdmin):
                 label=label, number=text, url=_listed(status__exact=status, **narrowed), kind=kind if number else ""
             )
         oldest = live_status.oldest_waiting()
-        # Columns are called by their numbers; where there are actions, the first is that of the boxes to tick.
+        # The list numbers its columns. If there are actions, the first column has their checkboxes.
         by_age = -(bool(self.get_actions(request)) + list(self.get_list_display(request)).index("age"))
         yield Tile(
             label=gettext_lazy("oldest waiting"),
@@ -135,10 +135,10 @@ class DashboardViews(DeliveryModelAdmin):
         }
 
 
-#: What an attempt ended with, in words; a damaged row has something else.
+#: The names of the outcomes of an attempt. A damaged row may have another value.
 _OUTCOMES: dict[str, Any] = dict(Status.choices)
 
-#: A bar chart for each.
+#: One bar chart for each.
 _FLOWS = (
     ("accepted", pgettext_lazy("mails", "accepted")),
     ("deferred", pgettext_lazy("attempts", "deferred")),
@@ -190,6 +190,6 @@ def _narrowed(choice: statistics.Choice, period: str) -> str:
 
 
 def _configurations(chosen: str | None) -> list[str]:
-    """Those that there are, what mail goes by without any, and the chosen one, which may be deleted."""
+    """Return the names of all configurations, of the fallback, and the chosen one, which may be deleted."""
     names = [*SMTPConfig.objects.order_by("name").values_list("name", flat=True), routing.SETTINGS_NAME]
     return names if not chosen or chosen in names else [*names, chosen]

@@ -1,4 +1,4 @@
-"""What a person can decide about selected deliveries."""
+"""The admin actions on selected deliveries."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class DecisionActions(DeliveryModelAdmin):
     actions = ("cancel", "send_now", "release", "discard", "resend")
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may decide what becomes of a mail: Django's permission to change deliveries."""
+        """Return whether the user may decide about deliveries: Django's permission to change them."""
         return super().has_change_permission(request)
 
     @admin.action(description=gettext_lazy("Cancel"), permissions=["decide"])
     def cancel(self, request: HttpRequest, queryset: Any) -> None:
-        """Cancel what waits, and what is being sent unless the server takes it first."""
+        """Cancel waiting mail, and mail that is being sent unless the server accepts it first."""
         done = self._decide(request, queryset, manual.cancel, _("Cancelled."))
         stopping = min(done, queryset.filter(cancel_requested=True).exclude(batch="").count())
         text = ngettext(
@@ -44,30 +44,34 @@ class DecisionActions(DeliveryModelAdmin):
 
     @admin.action(description=gettext_lazy("Send now (deferred, in doubt, quarantined)"), permissions=["decide"])
     def send_now(self, request: HttpRequest, queryset: Any) -> None:
-        """Make what waits due at once; what is in doubt is sent once more, the same bytes again."""
+        """Make waiting mail due immediately, and send mail in doubt once more, with the same bytes."""
         done = self._decide(request, queryset, manual.send_now, _("Sent now."))
         self._say(request, done, ngettext("%d mail is sent now.", "%d mails are sent now.", done))
 
     @admin.action(description=gettext_lazy("Release: send again (in doubt)"), permissions=["decide"])
     def release(self, request: HttpRequest, queryset: Any) -> None:
-        """Send again what is in doubt, and nothing else."""
+        """Send mail in doubt again, and no other mail."""
         done = self._decide(request, queryset, manual.release, _("Released."))
         self._say(request, done, ngettext("%d mail is sent again.", "%d mails are sent again.", done))
 
     @admin.action(description=gettext_lazy("Discard: never send again (in doubt)"), permissions=["decide"])
     def discard(self, request: HttpRequest, queryset: Any) -> None:
-        """Never send again what is in doubt."""
+        """Never send mail in doubt again."""
         done = self._decide(request, queryset, manual.discard, _("Discarded."))
         self._say(request, done, ngettext("%d mail was discarded.", "%d mails were discarded.", done))
 
     @admin.action(description=gettext_lazy("Send a copy"), permissions=["decide"])
     def resend(self, request: HttpRequest, queryset: Any) -> None:
-        """Send the same bytes to all of the same recipients, as a mail of its own."""
+        """Send the same bytes to all of the same recipients, as a new mail."""
         done = self._decide(request, queryset, manual.resend, _("A copy was sent."))
         self._say(request, done, ngettext("A copy of %d mail is sent.", "Copies of %d mails are sent.", done))
 
     def _decide(self, request: HttpRequest, queryset: Any, decision: Callable[[str], object], remark: str) -> int:
-        """Do it to each, with a remark in its history; say how many stayed as they were, and why; return the others."""
+        """Apply ``decision`` to each delivery, and return the number of changed deliveries.
+
+        The history of each changed delivery gets the ``remark``. A message gives the number of unchanged deliveries
+        and the reason.
+        """
         done, left = 0, collections.Counter[str]()
         for pk in list(queryset.order_by("pk").values_list("pk", flat=True)):
             try:

@@ -1,4 +1,4 @@
-"""The page of deliveries: how far each mail came, and why."""
+"""The admin pages of deliveries: the status of each mail, and its reason."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from .lookups import RestrictedLookups, RestrictedOrdering
 from .sensitive import SensitiveViews
 from .timeline import Timeline, described_attempts, next_attempt
 
-#: Counted no further than this: a page of a table with millions of rows must not count them all.
+#: The largest number that is counted: a list page must not count millions of rows.
 _COUNTED = 10_000
 
-#: Recipients on the page of a mail, each with what the server said.
+#: Largest number of recipients on the page of a mail, each with the server's reply.
 _RECIPIENTS = 200
 
-#: Characters of a text in the list.
+#: Longest texts in the list, in characters.
 _SHORT_ID, _SHORT_TEXT = 9, 60
 
 
-class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type checker alone
-    """Knows of so many rows and no more."""
+class _Paginator(Paginator):  # type: ignore[type-arg]  # generic only for the type checker
+    """A paginator that counts at most _COUNTED rows."""
 
     @cached_property
     def count(self) -> int:
@@ -56,10 +56,10 @@ class _Paginator(Paginator):  # type: ignore[type-arg]  # generic for the type c
 
 
 class _Page(RestrictedOrdering):
-    """Opens contents for subjects: of the rows that are shown, for those who may see them.
+    """Loads the subjects of the visible rows from their contents, for users who may see them.
 
-    What is shown is read where the router has deliveries read: it may be much, and a little old. What is decided about
-    is read from the primary.
+    The list is read from the database that the router chooses for reading deliveries, because it may be large and
+    slightly old. Actions read from the primary.
     """
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
@@ -80,7 +80,7 @@ class _Page(RestrictedOrdering):
 
 @admin.register(Delivery)
 class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentViews, AuditedViews, DecisionActions):
-    """Read-only, but for what a person has to decide."""
+    """Read-only, except for the decisions that a person must make."""
 
     list_filter = (
         ("status", filters.StatusFilter),
@@ -89,9 +89,9 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         filters.ConfigFilter,
         filters.CauseFilter,
     )
-    linked_lookups = ("finished_at__gte",)  # of a tile of the dashboard
-    show_facets = admin.ShowFacets.NEVER  # they count
-    sortable_by = ("age",)  # by an index
+    linked_lookups = ("finished_at__gte",)  # for the tiles of the dashboard
+    show_facets = admin.ShowFacets.NEVER  # facets need counts
+    sortable_by = ("age",)  # it has an index
     search_fields = ("id__exact", "message_id__exact")
     show_full_result_count = False
     paginator = _Paginator
@@ -103,7 +103,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
     # -- the list -----------------------------------------------------------------------------------------------
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        """Subjects and addresses are for those who may see them."""
+        """Return the columns. Subjects and addresses are for users who may see them."""
         seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
         return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "priority")
 
@@ -111,11 +111,11 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return _Page
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Without what a page never shows, and which may be large."""
+        """Leave out columns that no page shows and that may be large."""
         return super().get_queryset(request).defer("content", "options")
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        """By task id and Message-ID, and for those who may see them by recipient and subject."""
+        """Search by task id and Message-ID and, for users who may see them, by recipient and subject."""
         words = search_term.strip()
         if words:
             queryset = filters.search(request, queryset, words, may_see=may_see_content(request))
@@ -123,18 +123,18 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     @admin.display(description="ID")
     def short_id(self, delivery: Delivery) -> SafeString:
-        """Its beginning, which tells it from the others of a page."""
+        """Return the beginning of the id, which distinguishes the mails of a page."""
         return format_html('<span title="{}">{}</span>', delivery.pk, Truncator(delivery.pk).chars(_SHORT_ID))
 
     @admin.display(description=gettext_lazy("status"))
     def state(self, delivery: Delivery) -> SafeString:
-        """And why."""
+        """Return the status and its reason."""
         why = format_html('<span class="email-mark">{}</span>', delivery.reason) if delivery.reason else ""
         return format_html("{}{}", delivery.get_current_status_display(), why)
 
     @admin.display(description=gettext_lazy("subject"))
     def subject(self, delivery: Any) -> SafeString | str:
-        """As long as the content is kept, unless that lies in the storage."""
+        """Return the subject while the content is kept in the database; not if it is in the storage."""
         subject = getattr(delivery, "subject", None)
         if not subject:
             return "–"
@@ -142,7 +142,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     @admin.display(description=gettext_lazy("recipients"))
     def addresses(self, delivery: Delivery) -> SafeString | str:
-        """The first of them, and how many there are besides."""
+        """Return the first address, and the number of the others."""
         if not rows.is_readable(delivery):
             return "–"
         first, *others = (item["address"] for item in delivery.recipients)
@@ -151,14 +151,14 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     @admin.display(description=gettext_lazy("recipients"))
     def recipient_count(self, delivery: Delivery) -> SafeString | str:
-        """How many they are, for those who may not see who."""
+        """Return the number of recipients, for users who may not see their addresses."""
         if not rows.is_readable(delivery):
             return "–"
         return format_html("{}{}", len(delivery.recipients), _marks(delivery))
 
     @admin.display(description=gettext_lazy("next attempt"))
     def next_attempt(self, delivery: Delivery) -> SafeString | str:
-        """In how long; at once when it is due."""
+        """Return the time until the next attempt, or 'at once' if it is due."""
         due_at = next_attempt(delivery)
         if due_at is None:
             return "–"
@@ -167,22 +167,22 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     @admin.display(description=gettext_lazy("age"), ordering="-created_at")
     def age(self, delivery: Delivery) -> SafeString:
-        """Since it was submitted."""
+        """Return the time since submission."""
         return _moment(delivery.created_at, timesince(delivery.created_at, depth=1))
 
-    # -- the page of one ----------------------------------------------------------------------------------------
+    # -- the page of one delivery -------------------------------------------------------------------------------
 
     @admin.display(description=gettext_lazy("status"))
     def current_status(self, delivery: Delivery) -> str:
-        """As in the list: what is claimed is being sent."""
+        """Return the status as in the list: a claimed delivery is being sent."""
         return delivery.get_current_status_display()
 
     @admin.display(description=gettext_lazy("recipients"))
     def recipients_and_replies(self, delivery: Delivery) -> str:
-        """Who gets it, what became of each and why, and the server's own words."""
+        """Return the recipients, the status and reason of each, and the server's reply."""
         if not rows.is_readable(delivery):
-            return _("They cannot be read: somebody has changed the row in the database.")
-        # Those that did not get it first, where not all can be shown.
+            return _("They cannot be read: the row was changed in the database, outside the app.")
+        # If not all can be shown, show first the recipients that have not received the mail.
         shown = sorted(delivery.recipients, key=lambda item: item["status"] == Status.ACCEPTED)[:_RECIPIENTS]
         left = len(delivery.recipients) - len(shown)
         if not left:
@@ -193,13 +193,13 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     @admin.display(description=gettext_lazy("content"))
     def kept_content(self, delivery: Delivery) -> str:
-        """How large it is, and whether it is still there."""
+        """Return the size of the content, and whether it is still kept."""
         kept = _("%(size)s, kept") if delivery.has_content else _("%(size)s, kept no longer")
         return kept % {"size": filesizeformat(delivery.content_size)}
 
     @admin.display(description=gettext_lazy("when in doubt"))
     def when_in_doubt(self, delivery: Delivery) -> str:
-        """What becomes of it then: its own wish, or the setting's."""
+        """Return the policy for a mail in doubt: the delivery's, or else the setting's."""
         chosen = delivery.in_doubt_policy or conf.get("IN_DOUBT")
         policy = dict(InDoubtPolicy.choices).get(chosen, chosen)
         if delivery.in_doubt_policy:
@@ -207,7 +207,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return _("%(policy)s (by the setting IN_DOUBT)") % {"policy": policy}
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Addresses are for those who may see them."""
+        """Return the sections. Addresses are for users who may see them."""
         outcome = ("id", "message_id", "current_status", "code", "reason", "attempts", "smtp_config", "priority")
         addresses = ("recipients_and_replies", "from_header", "redirected_to")
         return [
@@ -220,7 +220,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return [name for _title, options in self.get_fieldsets(request, obj) for name in options["fields"]]
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Describe the attempts in words."""
+        """Add descriptions of the attempts in words."""
         for inline in context["inline_admin_formsets"]:
             context["attempts"] = described_attempts(inline.formset.get_queryset(), may_see=may_see_content(request))
             context["next_attempt"] = next_attempt(inline.formset.instance)
@@ -230,7 +230,7 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nothing can be edited; the actions ask ``has_decide_permission``."""
+        """Nothing can be edited. The actions check ``has_decide_permission``."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -249,7 +249,7 @@ def _moment(moment: dt.datetime, text: str) -> SafeString:
 
 
 def _marks(delivery: Delivery) -> SafeString:
-    """Whether it went to somebody else than its recipients."""
+    """Return whether the mail was redirected to others than its recipients."""
     withheld = sum(item.get("cause") == Cause.WITHHELD for item in delivery.recipients)
     marks = [
         *([_("redirected")] if delivery.redirected_to else []),
@@ -259,8 +259,8 @@ def _marks(delivery: Delivery) -> SafeString:
 
 
 def _line(item: dict[str, Any]) -> str:
-    """A recipient, what became of it, why, and what the server said, which is our own words when no server did."""
+    """Return a recipient, its status, the reason, and the server's reply, or our own text if no server replied."""
     reason, reply = item.get("reason", ""), item.get("reply", "")
     said = " ".join(str(part) for part in (item.get("code"), reply if reply != reason else "") if part)
     line = f"{item['address']}: {item['status']}{f' – {reason}' if reason else ''}{f' ({said})' if said else ''}"
-    return line.encode("utf-8", "replace").decode()  # JSON can have half of a character
+    return line.encode("utf-8", "replace").decode()  # JSON can contain half of a surrogate pair

@@ -1,7 +1,7 @@
-"""The filters and the search of the list of deliveries, at a price that does not grow with the table.
+"""The filters and the search of the list of deliveries, at a cost that does not grow with the table.
 
-Status, date, task id and Message-ID have indexes. For whatever has none, the newest so many are looked through, of
-those that status and date leave; the page says so when there are more.
+Status, date, task id and Message-ID have indexes. Other criteria search only the newest rows among those that status
+and date select. The page says so if there are more.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from email_integration.message import previews
 from email_integration.models import Delivery, Priority, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
 
-#: How many rows are looked through for what has no index ...
+#: Largest number of rows searched by a criterion without an index.
 LOOKED_THROUGH = 25_000
 
-#: ... and of how many of them the contents, for a subject.
+#: Largest number of contents that are read to find a subject.
 OPENED = 500
 
-#: Of how many mails in each of these states the reasons are to choose from.
+#: The filter offers the causes of this many mails of each of these statuses.
 _REASONS_OF = 200
 _WITH_REASONS = (Status.DEFERRED, Status.IN_DOUBT, Status.FAILED)
 
 
 def newest(request: HttpRequest, queryset: Any) -> Any:
-    """Those that can be looked through; a message says if that is not all."""
+    """Return the newest rows, up to LOOKED_THROUGH; a message tells the user if there are more."""
     moments = queryset.order_by("-created_at").values_list("created_at", flat=True)
     beyond = list(moments[LOOKED_THROUGH : LOOKED_THROUGH + 1])
     if not beyond:
@@ -53,7 +53,7 @@ def newest(request: HttpRequest, queryset: Any) -> Any:
 
 
 class StatusFilter(admin.ChoicesFieldListFilter):
-    """By the status that people see, and by an index that accepted mails are not in."""
+    """Filter by the displayed status, with an index that leaves out accepted mail."""
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         chosen: Any = self.used_parameters.get("status__exact")
@@ -70,7 +70,7 @@ class _AmongTheNewest(admin.SimpleListFilter):
 
 
 class PriorityFilter(_AmongTheNewest):
-    """By priority."""
+    """Filter by priority."""
 
     title = gettext_lazy("priority")
     parameter_name = "priority"
@@ -80,7 +80,7 @@ class PriorityFilter(_AmongTheNewest):
 
 
 class ConfigFilter(_AmongTheNewest):
-    """By the configuration that it went by last."""
+    """Filter by the configuration of the last attempt."""
 
     title = gettext_lazy("SMTP configuration")
     parameter_name = "smtp_config"
@@ -91,7 +91,7 @@ class ConfigFilter(_AmongTheNewest):
 
 
 class CauseFilter(_AmongTheNewest):
-    """By the causes that there are lately."""
+    """Filter by recent causes."""
 
     title = gettext_lazy("reason")
     parameter_name = "cause"
@@ -105,7 +105,7 @@ class CauseFilter(_AmongTheNewest):
 
 
 def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) -> Any:
-    """Find by the task id or Message-ID; if there is none, for those who ``may_see`` them, by recipient or subject."""
+    """Search by task id or Message-ID; if none matches and the user ``may_see`` them, by recipient or subject."""
     exact = queryset.filter(Q(pk=words) | Q(message_id__in=[words, f"<{words}>"]))
     if not may_see or exact.order_by().exists():
         return exact
@@ -121,12 +121,12 @@ def search(request: HttpRequest, queryset: Any, words: str, *, may_see: bool) ->
 
 
 def _has_address(words: str) -> Q:
-    """Whether the text of the JSON has an address with ``words`` in it."""
+    """Return a condition that the JSON text contains an address with ``words`` in it."""
     spellings = {words, json.dumps(words)[1:-1]}
     with contextlib.suppress(InvalidMail):
-        spellings.add(envelope_address(words))  # a domain beyond ASCII is kept in ASCII
+        spellings.add(envelope_address(words))  # stored domains are ASCII
     found = Q()
     for spelling in spellings:
-        # The first is quick, the second right: what servers said may have it too.
+        # The first condition is fast, the second exact: servers' replies may contain the text too.
         found |= Q(said__icontains=spelling, said__iregex=f'"address": ?"[^"]*{re.escape(spelling)}')
     return found

@@ -1,4 +1,4 @@
-"""The forms of a configuration: the page's own, the one of a connection test, and the rows of the list."""
+"""The forms of a configuration: its page, the connection test, and the rows of the list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
     from django.utils.functional import _StrPromise as Text
 
-#: What a connection test needs of a configuration.
+#: The fields that a connection test needs.
 _OF_THE_SERVER = (
     "host",
     "port",
@@ -40,7 +40,7 @@ _OF_THE_SERVER = (
     "max_connections",
 )
 
-#: What is pasted, and has no space or unseen character at its ends.
+#: Fields with pasted values, which have no spaces or invisible characters at their ends.
 _TRIMMED = (
     "host",
     "username",
@@ -52,7 +52,7 @@ _TRIMMED = (
     "from_email",
 )
 
-#: Secrets of one line, which may have been pasted with more than belongs to them.
+#: Secrets of one line, which may be pasted with extra characters.
 _PASTED = ("password", "oauth_client_secret", "oauth_refresh_token")
 
 _LEFT_OPEN = ("authentication", "oauth_grant", "pipelining")
@@ -64,7 +64,7 @@ _BEFORE_CONSENT = _(
 
 
 class _SecretLines(forms.Textarea):
-    """Like ``PasswordInput``, for several lines: what was entered is not shown again."""
+    """``PasswordInput`` with several lines: it does not show the entered text again."""
 
     def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
         return super().get_context(name, None, attrs)
@@ -76,9 +76,9 @@ def _secret(label: Text) -> forms.CharField:
 
 
 class _WriteOnlySecrets(ConfigForm):
-    """Secrets go in and never come out: blank keeps what is stored.
+    """Fields for secrets that are written but never shown. A blank field keeps the stored secret.
 
-    Who does not say how to log in, by which grant, or whether with pipelining, leaves that as it is.
+    A form without the authentication method, the grant or the pipelining option also keeps the stored value.
     """
 
     password = _secret(_("Password"))
@@ -130,7 +130,7 @@ class _WriteOnlySecrets(ConfigForm):
         for name in SECRETS:
             if not self.cleaned_data.get(name):
                 self.cleaned_data.pop(name, None)
-        super()._post_clean()  # type: ignore[misc]  # Django's hook between form and model, untyped
+        super()._post_clean()  # type: ignore[misc]  # Django's untyped hook between form and model
 
 
 def _what_may_be_entered(name: str) -> StrOrPromise:
@@ -146,7 +146,10 @@ def _what_may_be_entered(name: str) -> StrOrPromise:
 
 
 class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
-    """A configuration's page. Turning the active one off wants to be confirmed, and so does a doubtful secret."""
+    """The form of a configuration's page.
+
+    Deactivating the active configuration needs confirmation, and so does a doubtful secret.
+    """
 
     confirm_secret = forms.BooleanField(
         label=_("Yes, it is meant exactly like this"), required=False, widget=forms.HiddenInput
@@ -156,9 +159,9 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
         label=_("Yes, leave no configuration active"), required=False, widget=forms.HiddenInput
     )
 
-    # The browser's own calendar.
+    # The browser's own date picker.
     oauth_secret_ends = forms.DateField(
-        label=_("Client secret ends on"),
+        label=_("Client secret expires on"),
         required=False,
         widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
         help_text=SMTPConfig._meta.get_field("oauth_secret_ends").help_text,
@@ -174,7 +177,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
         stored = SMTPConfig.objects.filter(pk=self.instance.pk).first() if self.instance.pk else None
         self.was_active = stored is not None and stored.is_active
         if "is_active" not in self.fields:
-            self.instance.is_active = self.was_active  # whatever a reverted version says
+            self.instance.is_active = self.was_active  # whatever a reverted version contains
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -191,7 +194,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
         entered = [name for name in _PASTED if given.get(name)]
         confirmed = given.get("confirm_secret")
         if confirmed and not entered:
-            # A secret is not shown again, and a blank one means the stored one.
+            # A secret is not shown again, and a blank one means the stored secret.
             self._show_confirmation()
             self.add_error("confirm_secret", _("Enter it again, and leave the box ticked; or untick it."))
         for name in entered:
@@ -214,7 +217,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
 
 
 class ConnectionTestForm(_WriteOnlySecrets):
-    """What a connection test needs of a configuration that need not be complete."""
+    """The fields that a connection test needs. The configuration may be incomplete."""
 
     class Meta:
         model = SMTPConfig
@@ -226,7 +229,7 @@ class ConnectionTestForm(_WriteOnlySecrets):
 
 
 class ListRowForm(ActiveAsShown):
-    """A row of the list, where only the active flag can be changed: nothing else is looked at."""
+    """A row of the list. Only the active flag can be changed, and only it is validated."""
 
     class Meta:
         model = SMTPConfig
@@ -240,7 +243,8 @@ class ListRowForm(ActiveAsShown):
         self.fields["is_active"].widget.attrs["aria-label"] = f"{self.fields['is_active'].label}: {self.instance.name}"
 
     def _post_clean(self) -> None:
-        # Not Django's: it checks each row against the others as they still are, and reports fields that are not here.
+        # Django's validation compares each row with the old values of the others, and reports fields that are missing
+        # here.
         turned_on = self.cleaned_data.get("is_active") and not self.instance.is_active
         self.instance.is_active = bool(self.cleaned_data.get("is_active"))
         if turned_on:
@@ -254,7 +258,7 @@ class ListRowForm(ActiveAsShown):
 class ListFormSet(ConfigFormSet):
     """The rows of the list together: at most one is ticked."""
 
-    #: Filled with the rows whose flag has changed elsewhere since the page was made; the list's view puts its own here.
+    #: The rows whose flag was changed elsewhere after the page was rendered. The list's view sets its own list here.
     overtaken: list[SMTPConfig]
 
     def clean(self) -> None:
@@ -268,4 +272,4 @@ class ListFormSet(ConfigFormSet):
             raise ValidationError(text, params={"names": names}, code="two_active")
 
     def validate_unique(self) -> None:
-        """There is nothing in a row that could be taken."""
+        """Skip the check: no field of a row is unique."""

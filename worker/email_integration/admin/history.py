@@ -1,4 +1,4 @@
-"""The History page: what happened, who did it, from what to what, and the way back."""
+"""The History page: each change with its user and both values, and the way to revert it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from email_integration.models import Authentication, Grant, audit
 
 
 class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the library is untyped
-    """Values as a person reads them."""
+    """Shows values in words."""
 
     def prepare_delta_change_value(self, change: Any, value: Any) -> Any:
         if isinstance(value, bool):
@@ -31,7 +31,7 @@ class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the librar
 
 
 def _names(certificates: str) -> str:
-    """Whose these certificates are, and the beginning of each one's SHA-256 fingerprint."""
+    """Return the subject of each certificate, and the beginning of its SHA-256 fingerprint."""
     try:
         found = x509.load_pem_x509_certificates(certificates.encode())
     except ValueError:
@@ -40,7 +40,7 @@ def _names(certificates: str) -> str:
 
 
 def _secrets(record: Any) -> list[str]:
-    """Which secrets may have changed: those of its way to log in, or the one that came by consent."""
+    """Return the secrets that may have changed: those of the login method, or the one that a consent yielded."""
     if record.history_change_reason == audit.CONSENT:
         return ["oauth_refresh_token"]
     if record.authentication != Authentication.OAUTH:
@@ -56,7 +56,7 @@ _OF_GRANTS = {
 
 
 def _check_id(model: Any, text: str) -> None:
-    """Raise ``Http404`` for what can be no id, which simple-history asks the database for."""
+    """Raise ``Http404`` for an invalid id, because simple-history passes it to the database."""
     try:
         model._meta.pk.to_python(text)
     except ValidationError:
@@ -64,20 +64,20 @@ def _check_id(model: Any, text: str) -> None:
 
 
 class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is untyped
-    """simple-history's page; it says in a word what happened, and knows of views, tests and passwords."""
+    """simple-history's page, with a word for each event, and with views, tests and passwords."""
 
     object_history_template = "admin/email_integration/smtpconfig/object_history.html"
     object_history_list_template = "email_integration/history_list.html"
     object_history_form_template = "admin/email_integration/object_history_form.html"
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show the page, and record that somebody looked at it."""
+        """Show the page, and record the view."""
         response: HttpResponse = super().change_view(request, object_id, *args, **kwargs)
         self._record(request, object_id, response)
         return response
 
     def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show who did what; with AUDIT_VIEWS, record that somebody looked at it."""
+        """Show the history; with AUDIT_VIEWS, record the view."""
         _check_id(self.model, unquote(object_id))
         response: HttpResponse = super().history_view(request, object_id, *args, **kwargs)
         if conf.get("AUDIT_VIEWS"):
@@ -87,7 +87,7 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
     def history_form_view(
         self, request: HttpRequest, object_id: str, version_id: str, *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Show an earlier version; with AUDIT_VIEWS, record that somebody looked at it."""
+        """Show an earlier version; with AUDIT_VIEWS, record the view."""
         _check_id(self.model, object_id)
         _check_id(self.model.history.model, version_id)
         response: HttpResponse = super().history_form_view(request, object_id, version_id, *args, **kwargs)
@@ -104,7 +104,7 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
     def get_history_queryset(self, request: HttpRequest, history_manager: Any, pk_name: str, object_id: Any) -> Any:
         """Return the records of one configuration, newest first.
 
-        simple-history asks for the foreign keys of the model too, by a call that Django 6.1 deprecates for a model
+        simple-history also asks for the foreign keys of the model, by a call that Django 6.1 deprecates for a model
         without any.
         """
         return history_manager.filter(**{pk_name: object_id}).select_related("history_user")
@@ -115,7 +115,7 @@ class HistoryPage(SimpleHistoryAdmin):  # type: ignore[misc]  # the library is u
     def set_history_delta_changes(
         self, request: HttpRequest, historical_records: Sequence[Any], foreign_keys_are_objs: bool = True
     ) -> None:
-        """Say what changed in each record, the password by the mark that was left of it."""
+        """Describe the changes in each record; for secrets, only that they changed, not their values."""
         super().set_history_delta_changes(request, historical_records, foreign_keys_are_objs)
         for record in historical_records:
             label = capfirst(

@@ -1,6 +1,6 @@
-"""Lists that are filtered and ordered only by what they offer.
+"""Lists that can be filtered and ordered only by the criteria that they offer.
 
-Django looks up whatever column an address names, so that its readers can ask for one letter after the other of what a
+Django accepts lookups on any column in a URL. Users could thus guess, letter by letter, data that a
 permission hides from them.
 """
 
@@ -21,37 +21,37 @@ from .typing import AnyModelAdmin
 
 
 class RestrictedOrdering(ChangeList):
-    """A list that is ordered by the columns that can be clicked."""
+    """A list that is ordered only by its sortable columns."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """Django's; a moment that no other time zone can show is none to ask for."""
+        """Also reject a time that overflows in another time zone."""
         try:
             super().get_results(request)
         except OverflowError as error:
             raise IncorrectLookupParameters(error) from error
 
     def get_ordering_field(self, field_name: Any) -> Any:
-        """Django's; it leaves the links of other columns out, and orders by them all the same."""
+        """Return None for other columns: Django hides their links, but accepts them in a URL."""
         sortable: Any = self.sortable_by
         return super().get_ordering_field(field_name) if sortable is None or field_name in sortable else None
 
 
 class RestrictedLookups(AnyModelAdmin):
-    """The list of one model: what neither a filter of it nor a link of ours asks for answers 400."""
+    """The list of one model. A lookup that neither its filters nor our own links use is answered with 400."""
 
-    #: What links of other pages look up beside the filters.
+    #: Lookups that links of other pages use, besides the filters.
     linked_lookups: tuple[str, ...] = ()
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return RestrictedOrdering
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """None also for what can be no id, which PostgreSQL would not even compare."""
+        """Also return None for an invalid id, which PostgreSQL would not compare."""
         return super().get_object(request, object_id, from_field) if is_name(object_id) else None
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Whether the address of the list may ask for this; for all readers alike."""
-        if "\0" in str(value):  # to PostgreSQL it is no text
+        """Return whether the list's URL may use this lookup. The answer is the same for all users."""
+        if "\0" in str(value):  # PostgreSQL accepts no NUL in text
             return False
         return lookup in self.linked_lookups or lookup in self._of_filters(request) or self._of_popups(lookup, value)
 
@@ -70,6 +70,9 @@ class RestrictedLookups(AnyModelAdmin):
         return found
 
     def _of_popups(self, lookup: str, value: Any) -> bool:
-        """Whether a foreign key to this model limits its choices to exactly that: Django's popup puts it there."""
+        """Return whether a foreign key to this model has this ``limit_choices_to``.
+
+        Django's popup puts it into the URL.
+        """
         limits = (limit() if callable(limit) else limit for limit in self.model._meta.related_fkey_lookups)
         return any((lookup, value) in url_params_from_lookup_dict(limit).items() for limit in limits)

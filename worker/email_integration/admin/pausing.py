@@ -37,7 +37,7 @@ class PauseViews(ConfigModelAdmin):
         return self._ask(request, context)
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
-        """Say what was paused, then resume."""
+        """Show the pause, then resume."""
         context = {"title": _("Resume sending?"), "resume": True, "pause": SendingPause.objects.first()}
         if request.method == "POST":
             _allow(request)
@@ -51,7 +51,7 @@ class PauseViews(ConfigModelAdmin):
         return TemplateResponse(request, "email_integration/pause.html", context)
 
     def _done(self, request: HttpRequest) -> HttpResponse:
-        if SendingPause.current() is None:  # if not, the page says so at its top
+        if SendingPause.current() is None:  # if not, the notice at the top of the page says so
             self.message_user(request, _("Sending goes on. What waited is sent now."), messages.SUCCESS)
         page = "email_integration_smtpconfig_changelist" if self.has_view_permission(request) else "index"
         return HttpResponseRedirect(reverse(f"admin:{page}"))

@@ -1,4 +1,4 @@
-"""Settings of well-known servers, to fill the form with."""
+"""Settings of well-known servers that can fill the form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What one button fills in; a blank host is left as it is."""
+    """The values that one button fills in. A blank host leaves the field unchanged."""
 
     label: Text | str
     host: str

@@ -1,4 +1,4 @@
-"""What was learned about servers; deleting it has it found out anew."""
+"""Learned properties of servers. After a row is deleted, they are learned again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .typing import QuirksModelAdmin
 
 
 def of_configuration(config: SMTPConfig) -> ServerQuirks | None:
-    """What mail that goes through ``config`` goes by now."""
+    """Return the learned properties that mail through ``config`` uses now."""
     rows = ServerQuirks.objects.filter(smtp_config=config.name, host=config.host)
     return rows.filter(learned_at__gt=timezone.now() - KEPT).order_by("-learned_at").first()
 
 
 def words(row: ServerQuirks) -> str:
-    """All of it in one line."""
+    """Return all properties in one line."""
     said = []
     if row.pipelining != PipeliningQuirk.FULL:
         said.append(_("several commands at once: %(how)s") % {"how": row.get_pipelining_display()})
@@ -40,7 +40,7 @@ def words(row: ServerQuirks) -> str:
 
 @admin.register(ServerQuirks)
 class ServerQuirksAdmin(SensitiveViews, RestrictedLookups, QuirksModelAdmin):
-    """To be seen and deleted; only the dialogue writes it."""
+    """A page to view and delete the rows. Only the SMTP session writes them."""
 
     list_display = ("smtp_config", "host", "pipelining", "mails", "recipients", "learned_at")
     list_display_links = None

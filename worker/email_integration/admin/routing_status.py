@@ -1,4 +1,4 @@
-"""The routing status: which server mail goes through right now, why, and whether it works, in a sentence or two."""
+"""The routing status, in one or two sentences: the server in use, the reason, and whether it works."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A sentence for the top of a page; ``level`` is a class of Django's message list.
+    """A sentence for the top of a page. ``level`` is a class of Django's message list.
 
-    ``at_fault`` says that it is about a server that may be tried again now.
+    ``at_fault`` is True if the sentence is about a server that can be retried now.
     """
 
     level: str
@@ -36,12 +36,12 @@ class Notice:
     at_fault: bool = False
 
 
-#: What waits for a server is counted no further than this: it may be the whole queue.
+#: The largest number of mails that is counted: all mail may wait for the server.
 _COUNTED = 1_000
 
 
 def route() -> Notice:
-    """Where a mail goes that is sent now, unless sending is paused."""
+    """Return a notice of the server that mail goes to now, without regard to a pause."""
     active = list(SMTPConfig.objects.filter(is_active=True)[:2])
     if len(active) > 1:
         return Notice(level="error", text=_("Mail goes nowhere now and waits: several configurations are active."))
@@ -74,7 +74,7 @@ def route() -> Notice:
 
 
 def token() -> Iterable[Notice]:
-    """Of an active configuration that logs in by a token: until when there is one, and why there is no newer one."""
+    """Yield the notices about the active configuration's token: its validity, and why there is no newer one."""
     config = SMTPConfig.objects.filter(is_active=True, authentication=Authentication.OAUTH).first()
     row = current_token(config) if config is not None else None
     if row is None:
@@ -92,7 +92,7 @@ def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
 
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:
-    """``through`` and what is wrong with ``relay``; None when nothing is known to be wrong with it."""
+    """Return ``through`` and the known fault of ``relay``, or None."""
     tripped = CircuitBreaker.objects.filter(pk=breaker.key(relay)).first()
     if tripped is None:
         return None
@@ -111,7 +111,7 @@ def _at_fault(relay: Relay, through: Text) -> Notice | None:
 
 
 def without_any() -> Text:
-    """Where mail goes once no configuration is active."""
+    """Return which server sends mail if no configuration is active."""
     fallback = routing.settings_relay()
     if isinstance(fallback, Relay):
         text = _("With no configuration active, mail goes by the settings of this project: {host}:{port}.")
@@ -120,7 +120,7 @@ def without_any() -> Text:
 
 
 def blockers() -> Iterable[Notice]:
-    """What keeps mail from its recipients, on every page of the app."""
+    """Yield notices about the blockers, for every page of the app."""
     pause = SendingPause.current()
     if pause is not None:
         yield Notice(level="warning", text=_paused(pause))
@@ -128,7 +128,7 @@ def blockers() -> Iterable[Notice]:
         text = _("All mail goes to {addresses} instead of its recipients (REDIRECT_ALL_TO).")
         yield Notice(level="warning", text=format_lazy(text, addresses=_listed("REDIRECT_ALL_TO")))
     if conf.get("ALLOWED_RECIPIENTS"):
-        text = _("Mail goes to nobody but {addresses} (ALLOWED_RECIPIENTS).")
+        text = _("Mail is sent only to {addresses} (ALLOWED_RECIPIENTS).")
         yield Notice(level="warning", text=format_lazy(text, addresses=_listed("ALLOWED_RECIPIENTS")))
 
 

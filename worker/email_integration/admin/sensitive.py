@@ -1,4 +1,4 @@
-"""Sensitive pages of the admin: no report of an error shows what was typed or stored."""
+"""Sensitive pages of the admin: error reports do not contain submitted or stored values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .typing import AnyModelAdmin
 
 
 class SensitiveViews(AnyModelAdmin):
-    """All pages of one model, from the question on who may see them."""
+    """Protects all pages of one model, including their permission checks."""
 
     def get_urls(self) -> list[URLPattern]:
         patterns = super().get_urls()

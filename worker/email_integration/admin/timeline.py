@@ -1,4 +1,4 @@
-"""What happened to a mail, one thing after the other, as a person reads it."""
+"""The events of a mail in order, in words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from email_integration.timezones import local_time
 
 from .typing import AttemptInline
 
-#: How far the dialogue had come, as the page of a connection test has it.
+#: The names of the phases, as on the page of a connection test.
 _PHASES: dict[str, Any] = {
     Phase.CONNECT: gettext_lazy("Connect"),
     Phase.GREETING: gettext_lazy("Greeting"),
@@ -50,7 +50,7 @@ class Timeline(AttemptInline):
 
 
 def described_attempts(attempts: Iterable[DeliveryAttempt], *, may_see: bool) -> list[dict[str, Any]]:
-    """What the page says of each attempt; the server's own words are for who ``may_see`` them."""
+    """Return the description of each attempt. Servers' replies are for users who ``may_see`` them."""
     return [
         {
             "number": attempt.number,
@@ -79,7 +79,7 @@ def _details(attempt: DeliveryAttempt) -> Iterable[str]:
 
 
 def _moment(version: str) -> str:
-    """Which version of the configuration it was: when that was saved."""
+    """Return the time when this version of the configuration was saved."""
     try:
         return date_format(local_time(dt.datetime.fromisoformat(version)), "SHORT_DATETIME_FORMAT")
     except ValueError:
@@ -87,5 +87,5 @@ def _moment(version: str) -> str:
 
 
 def next_attempt(delivery: Delivery) -> dt.datetime | None:
-    """When it is tried next by itself; None when it is not, or is being tried."""
+    """Return the time of the next automatic attempt. Return None if there is none, or if it is in progress."""
     return delivery.due_at if delivery.current_status in (Status.QUEUED, Status.DEFERRED) else None

@@ -1,4 +1,4 @@
-"""Django's generic classes, which can be subscribed only for the type checker."""
+"""Django's generic classes, which only the type checker can subscript."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why there is no content, in the words of a reader."""
+"""Explain missing content in words for users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from email_integration.exceptions import ContentGone, ContentUnavailable
 
 
 def why_unavailable(error: Exception) -> str:
-    """Why there is nothing to send; '' when that is not the matter."""
+    """Return why the content cannot be sent, or '' if the error has another cause."""
     if not isinstance(error, ContentUnavailable):
         return ""
     if isinstance(error, ContentGone):

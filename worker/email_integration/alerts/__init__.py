@@ -1,8 +1,8 @@
-"""Notify people when mail needs them, once: compare what is wrong now with the alerts that are on.
+"""Notify people once when mail needs attention: compare the current problems with the active alerts.
 
-``evaluate`` runs every so often. A condition that was not on yet gets one row, which the database lets only one process
-make: that process logs it, sends the signal, and notifies the web hook and ADMINS. The same happens when it is over. A
-notification that failed is tried again by later evaluations.
+``evaluate`` runs periodically. A new condition gets one row, which the database lets only one process create. That
+process logs it, sends the signal, and notifies the web hook and ADMINS. The same happens when the condition is over. A
+failed notification is tried again by later evaluations.
 """
 
 from .evaluation import evaluate

@@ -1,4 +1,4 @@
-"""Who is notified beside the log and the signal: a web hook, and ADMINS by mail. Neither goes through the queue."""
+"""The channels besides the log and the signal: a web hook, and mail to ADMINS. Neither uses the queue."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ from email_integration.timezones import aware, in_utc
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the web hook has, and the most that the mail server has, whatever its configuration says.
+#: Timeout in seconds of the web hook, and maximum timeout of the mail server, whatever its configuration says.
 _PATIENCE = 10.0
 
 
 class NotificationFailed(Exception):
-    """A channel could not be notified; the message holds no address and no secret."""
+    """A channel could not be notified. The message contains no address and no secret."""
 
 
 def configured() -> tuple[str, ...]:
-    """The channels that the settings name."""
+    """Return the channels that the settings configure."""
     named = {"hook": conf.get("ALERT_WEBHOOK_URL"), "mail": conf.get("ALERT_CONFIGURATION")}
     return tuple(name for name, value in named.items() if value)
 
 
 @with_secrets
 def notify(channel: str, alert: Alert, state: str) -> bool:
-    """Notify of an alert that 'began', 'goes_on' or 'ended', within seconds; False, with a log line, if that failed."""
+    """Notify one channel of an alert, within seconds. Return False if that failed, and log it.
+
+    ``state`` is 'began', 'goes_on' or 'ended'.
+    """
     try:
         {"hook": _call, "mail": _write}[channel](alert, state)
-    except Exception as error:  # whatever it is, the other channel and the next alert must get their turn
+    except Exception as error:  # no error may prevent the other channel and the next alert
         why = str(error) if isinstance(error, NotificationFailed) else type(error).__name__
         logger.warning("An alert could not be sent to the %s (%s).", _NAMES[channel], why)
         return False
@@ -55,9 +58,9 @@ _NAMES = {"hook": "web hook", "mail": "admins by mail"}
 
 
 def admins() -> list[str]:
-    """The addresses of ADMINS."""
+    """Return the addresses of ADMINS."""
     found: list[Any] = list(settings.ADMINS)
-    # Django 6 takes plain addresses, and (name, address) pairs only until 7.0.
+    # Django 6 accepts plain addresses, and (name, address) pairs only until 7.0.
     return [str(admin if isinstance(admin, str) else admin[1]) for admin in found]
 
 
@@ -65,7 +68,7 @@ def _call(alert: Alert, state: str) -> None:
     """POST the alert as JSON."""
     url = conf.get("ALERT_WEBHOOK_URL")
     if not web.is_url(url):
-        raise NotificationFailed("ALERT_WEBHOOK_URL must be https, or on this machine")
+        raise NotificationFailed("ALERT_WEBHOOK_URL must begin with https://, or with http:// for this machine")
     message = {
         "text": _sentence(alert, state),
         "kind": str(alert.kind),
@@ -79,24 +82,26 @@ def _call(alert: Alert, state: str) -> None:
     except web.Unanswered as error:
         raise NotificationFailed(str(error)) from None
     if not 200 <= answer.status < 300:
-        raise NotificationFailed(f"it answered {answer.status}")
+        raise NotificationFailed(f"it answered with status {answer.status}")
 
 
 def _write(alert: Alert, state: str) -> None:
-    """Write to ADMINS, through a configuration that need not be active."""
+    """Send mail to ADMINS, through a configuration that need not be active."""
     name = conf.get("ALERT_CONFIGURATION")
     try:
         relay = relay_of(SMTPConfig.objects.get(name=name))
     except SMTPConfig.DoesNotExist:
-        raise NotificationFailed("there is no configuration of the name in ALERT_CONFIGURATION") from None
+        raise NotificationFailed("no SMTP configuration has the name in ALERT_CONFIGURATION") from None
     except SecretUnavailable:
-        raise NotificationFailed("its password cannot be had where it is kept") from None
+        raise NotificationFailed("the password of ALERT_CONFIGURATION cannot be read from where it is stored") from None
     except SecretUnreadable:
-        raise NotificationFailed("its password cannot be opened") from None
+        raise NotificationFailed(
+            "the password of ALERT_CONFIGURATION cannot be decrypted with SMTP_PASSWORD_KEYS"
+        ) from None
     to = admins()
     if not to:
-        raise NotificationFailed("ADMINS is empty")
-    subject = {"began": "Mail needs attention", "goes_on": "Mail still needs attention", "ended": "Mail is well again"}
+        raise NotificationFailed("ADMINS is empty; add an address")
+    subject = {"began": "Mail needs attention", "goes_on": "Mail still needs attention", "ended": "Resolved"}
     body = f"{_sentence(alert, state)}\n\nSince {in_utc(alert.since):%Y-%m-%d %H:%M} UTC.\n"
     message = EmailMessage(f"{subject[state]}: {alert.get_kind_display()}", body, relay.from_email, to)
     try:
@@ -106,7 +111,7 @@ def _write(alert: Alert, state: str) -> None:
     except (InvalidMail, ImproperlyConfigured) as error:
         raise NotificationFailed(f"{type(error).__name__}: correct ADMINS, the sender or REDIRECT_ALL_TO") from None
     if not envelope:
-        raise NotificationFailed("ADMINS are not in ALLOWED_RECIPIENTS")
+        raise NotificationFailed("no address of ADMINS is in ALLOWED_RECIPIENTS")
     relay = dataclasses.replace(relay, timeout=min(relay.timeout, _PATIENCE))
     mail = ConnectionTestMail(envelope=Envelope(sender=sender, recipients=envelope), content=rendered.content)
     report = run_connection_test(relay, mail)
@@ -115,4 +120,4 @@ def _write(alert: Alert, state: str) -> None:
 
 
 def _sentence(alert: Alert, state: str) -> str:
-    return {"began": "", "goes_on": "Still: ", "ended": "Over: "}[state] + alert.text
+    return {"began": "", "goes_on": "Still: ", "ended": "Resolved: "}[state] + alert.text

@@ -1,4 +1,4 @@
-"""What is wrong now that a person should know of: asked of indexes and of a table that is all but empty."""
+"""The current problems that people should know of. The queries use indexes and a table that is almost empty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from email_integration.queue.waiting import oldest_due, unclaimed
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Something that is wrong: of which kind, with what, and in words that hold no address."""
+    """A problem: its kind, the affected object, and a text without addresses."""
 
     kind: Alert.Kind
     subject: str = ""
@@ -28,8 +28,10 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class _AlertRule:
-    """What is looked for. One query asks for the ``rows`` of all rules. Only if it finds any the ``conditions`` are
-    asked, which find nothing where there are no such rows.
+    """A rule that finds conditions.
+
+    One query asks for the ``rows`` of all rules. Only if it finds any are the ``conditions`` evaluated, and a rule
+    without such rows returns none.
     """
 
     rows: Callable[[], models.QuerySet[Any]]
@@ -37,28 +39,42 @@ class _AlertRule:
 
 
 def anything_to_evaluate() -> bool:
-    """Whether anything may be wrong, or was: one query, as most evaluations find nothing. Raises ``DatabaseError``."""
+    """Return whether there may be conditions or alerts, with one query, because most evaluations find none.
+
+    Raises ``DatabaseError``.
+    """
     alerts, *others = (
         found.order_by().annotate(found=Value(1)).values_list("found")
-        for found in (Alert.objects.all(), *(rule.rows() for rule in _RULES))
+        for found in (known_alerts(), *(rule.rows() for rule in _RULES))
     )
     return bool(alerts.union(*others, all=True).order_by()[:1])
 
 
+def known_alerts() -> models.QuerySet[Alert]:
+    """Return the alerts of the kinds that this version has rules for.
+
+    During an update, workers of a newer version may store alerts of other kinds. Only they can evaluate these.
+    """
+    return Alert.objects.filter(kind__in=Alert.Kind.values)
+
+
 def firing_conditions() -> list[Condition]:
-    """All that is wrong now. Raises ``DatabaseError``."""
+    """Return all current conditions. Raises ``DatabaseError``."""
     return [condition for rule in _RULES for condition in rule.conditions()]
 
 
 def _relays() -> list[Condition]:
-    """A server that refuses the password at once, and one that is at fault for longer than ALERT_RELAY_AFTER."""
+    """Return servers that refuse the login, and servers that are at fault for longer than ALERT_RELAY_AFTER seconds.
+
+    A refused login is reported immediately.
+    """
     found = {}
     since = timezone.now() - dt.timedelta(seconds=conf.get("ALERT_RELAY_AFTER"))
     for tripped in CircuitBreaker.objects.order_by("opened_at"):
         if tripped.cause in REFUSED_LOGIN:
             kind, words = Alert.Kind.LOGIN_REFUSED, "refuses the login"
         elif tripped.opened_at <= since:
-            kind, words = Alert.Kind.RELAY_AT_FAULT, "takes no mail"
+            kind, words = Alert.Kind.RELAY_AT_FAULT, "does not accept mail"
         else:
             continue
         text = f"The server of {tripped.smtp_config} {words}: {tripped.reason}"
@@ -72,15 +88,16 @@ def _queue() -> list[Condition]:
         Condition(
             kind=Alert.Kind.QUEUE_LATE,
             subject=priority,
-            text=f"Mail of priority {priority} waits for a worker for {age:.0f} s; the limit is {limit:.0f} s",
+            text=f"Mail of priority {priority} has been waiting for a worker for {age:.0f} s; "
+            f"the limit is {limit:.0f} s",
         )
         for priority, age in oldest_due().items()
-        if age > limit and priority != Priority.BULK  # a campaign may take as long as it takes
+        if age > limit and priority != Priority.BULK  # a campaign may take any time
     ]
 
 
 _WORDS = {
-    Status.IN_DOUBT: (Alert.Kind.IN_DOUBT, "in doubt and held for a person"),
+    Status.IN_DOUBT: (Alert.Kind.IN_DOUBT, "in doubt and held until a person decides"),
     Status.QUARANTINED: (Alert.Kind.QUARANTINED, "quarantined"),
 }
 
@@ -95,7 +112,7 @@ def _waiting_for_people() -> list[Condition]:
 
 
 def _secrets() -> list[Condition]:
-    """A client secret or a certificate that ends within SECRET_ENDS_WITHIN, or has ended."""
+    """Return client secrets and certificates that expire within SECRET_ENDS_WITHIN, or have expired."""
     return [
         Condition(kind=Alert.Kind.SECRET_ENDS, subject=config.name, text=f"The {login.ending(config)}")
         for config in _ending()
@@ -107,7 +124,7 @@ def _ending() -> models.QuerySet[SMTPConfig]:
 
 
 def _held() -> models.QuerySet[Delivery]:
-    # The first condition is the index's own: SQLite does not see that it follows from the second.
+    # The first condition is that of the index. SQLite does not infer it from the second.
     return Delivery.objects.exclude(status=Status.ACCEPTED).filter(status__in=tuple(_WORDS))
 
 

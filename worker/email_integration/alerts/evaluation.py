@@ -1,6 +1,6 @@
-"""Compare what is wrong with the alerts that are on, and notify of what has changed.
+"""Compare the current problems with the active alerts, and notify people of changes.
 
-Every change is a conditional write, so that of many evaluations at once only one notifies.
+Every change is a conditional write, so that only one of several concurrent evaluations notifies.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from email_integration.models import Alert
 from email_integration.outcomes import schedule
 
 from . import channels
-from .conditions import Condition, anything_to_evaluate, firing_conditions
+from .conditions import Condition, anything_to_evaluate, firing_conditions, known_alerts
 
 logger = logging.getLogger(__name__)
 
-#: Notification lease, in seconds: no other process notifies meanwhile. Longer than a notification takes.
+#: Notification lease, in seconds: no other process notifies meanwhile. It is longer than a notification takes.
 _NOTIFICATION_LEASE = 60.0
 
-#: Seconds until a notification that failed is tried again: doubling, and so many times.
+#: Seconds until a failed notification is tried again, doubled each time; and the number of tries.
 _RETRY_DELAY = 30.0
 _TRIES = 8
 
-#: Whoever reads warnings only should know of each end, too.
+#: Log levels of the beginning. Each end is a warning, so that readers of warnings see it too.
 _LEVELS = {
     Alert.Kind.LOGIN_REFUSED: logging.ERROR,
     Alert.Kind.RELAY_AT_FAULT: logging.ERROR,
@@ -36,12 +36,15 @@ _LEVELS = {
 
 
 def evaluate() -> int:
-    """Evaluate all conditions once; return how many alerts are on. Raises ``DatabaseError``."""
+    """Evaluate all conditions once, and return how many alerts are active. Raises ``DatabaseError``.
+
+    Alerts of a kind that this version does not know stay as they are.
+    """
     if not anything_to_evaluate():
         return 0
     now = timezone.now()
-    known = {(alert.kind, alert.subject): alert for alert in Alert.objects.all()}
-    # After the rows: what is not wrong now, and was before, is over, whatever others have found since.
+    known = {(alert.kind, alert.subject): alert for alert in known_alerts()}
+    # Read after the rows: a condition that is missing now and was known before is over, even if others found it since.
     wrong = {(one.kind.value, one.subject): one for one in firing_conditions()}
     for key, condition in wrong.items():
         alert = known.get(key)
@@ -52,7 +55,7 @@ def evaluate() -> int:
     for key, alert in known.items():
         if key not in wrong and alert.ended_at is None:
             _end(alert, now)
-    for alert in Alert.objects.filter(notify_at__lte=now):
+    for alert in known_alerts().filter(notify_at__lte=now):
         _notify(alert, wrong.get((alert.kind, alert.subject)), now)
     return len(wrong)
 
@@ -78,12 +81,15 @@ def _end(alert: Alert, now: dt.datetime) -> None:
 
 
 def _to_notify(now: dt.datetime) -> dict[str, Any]:
-    """The values of a row whose notification is due on all channels."""
+    """Return the values of a row whose notification is due on all channels."""
     return {"notify_at": now, "pending_channels": ",".join(channels.configured()), "failures": 0}
 
 
 def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None:
-    """Notify the pending channels, unless another process does; all of them again after each ALERT_REPEAT."""
+    """Notify the pending channels, unless another process does.
+
+    Every ALERT_REPEAT seconds, notify all of them again.
+    """
     claimed = timezone.now() + dt.timedelta(seconds=_NOTIFICATION_LEASE)
     is_repeat = alert.ended_at is None and not alert.pending_channels and alert.notified_at is not None
     pending = list(channels.configured()) if is_repeat else [name for name in alert.pending_channels.split(",") if name]
@@ -109,7 +115,7 @@ def _notify(alert: Alert, condition: Condition | None, now: dt.datetime) -> None
 
 
 def _change(alert: Alert, unless_changed: dict[str, Any], **values: Any) -> bool:
-    """Change the row, and the alert as it is here, unless another process has changed it meanwhile."""
+    """Change the row and this instance. Return False when another process has changed the row meanwhile."""
     changed = bool(Alert.objects.filter(pk=alert.pk, **unless_changed).update(**values))
     if changed:
         for name, value in values.items():
@@ -119,11 +125,11 @@ def _change(alert: Alert, unless_changed: dict[str, Any], **values: Any) -> bool
 
 def _emit(alert: Alert, state: str, signal: Any) -> None:
     _log(alert, state)
-    signal.send_robust(sender=Alert, alert=alert)  # Django logs what a receiver raises
+    signal.send_robust(sender=Alert, alert=alert)  # Django logs the errors of receivers
 
 
 def _log(alert: Alert, state: str) -> None:
-    words = {"began": "Alert", "goes_on": "Alert, still", "ended": "Alert over"}[state]
+    words = {"began": "Alert", "goes_on": "Alert continues", "ended": "Alert resolved"}[state]
     level = logging.WARNING if state == "ended" else _LEVELS.get(Alert.Kind(alert.kind), logging.WARNING)
     extra = {"alert": str(alert.kind), "state": state, "reason": alert.text}
     logger.log(level, "%s: %s", words, alert.text, extra=extra)

@@ -1,4 +1,4 @@
-"""``EMAIL_BACKEND`` that sends now, through the active SMTP configuration."""
+"""``EMAIL_BACKEND`` that sends immediately, through the active SMTP configuration."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ logger = logging.getLogger(__name__)
 
 
 class EmailBackend(ActiveConfigBackend):
-    """Sends each message before returning: no queue, no row, no retry."""
+    """Sends each message before returning, without a queue, a row or retries."""
 
     def __init__(self, fail_silently: bool = False, **options: Any) -> None:
-        """Refuse the options of ``MailOptions``: they are for mail that waits. Raises ``ImproperlyConfigured``."""
+        """Create the backend.
+
+        Raises ``ImproperlyConfigured`` for options of ``MailOptions``, which are for queued mail.
+        """
         wrong = sorted(MailKeywords.__annotations__.keys() & options.keys())
         if wrong:
             raise ImproperlyConfigured(
-                f"{__name__} sends at once and takes no {', '.join(wrong)}; email_integration.backends.queued does."
+                f"{__name__} sends immediately and does not accept {', '.join(wrong)}. Remove the option, or use "
+                "email_integration.backends.queued."
             )
         super().__init__(fail_silently, **options)
 
     @with_secrets
     def _take(self, messages: Iterable[EmailMessage]) -> int:
-        """Send the messages and return how many the server accepted for at least one recipient.
+        """Send the messages, and return how many the server accepted for at least one recipient.
 
-        Raises ``InvalidMail``, or ``NotSent`` (a ``smtplib.SMTPException``), for the first that it did not, or
-        ``DatabaseError`` where it cannot ask how to send it, unless ``fail_silently``.
+        Unless ``fail_silently``, raises ``InvalidMail`` or ``NotSent`` (a ``smtplib.SMTPException``) for the first
+        message that was not accepted, and ``DatabaseError`` when the configuration cannot be read.
         """
         sent = 0
         for message in messages:
             try:
                 if not has_recipients(message):
                     continue
-                # What is borne leaves a transaction of the caller's as it was.
+                # A suppressed error leaves the caller's transaction unchanged.
                 with savepoint(*({rows.database(), CircuitBreaker.objects.db} if self.fail_silently else ())):
                     self._send(message)
             except EmailIntegrationError:
@@ -70,4 +74,4 @@ class EmailBackend(ActiveConfigBackend):
             raise NotSent(error.code, error.reason, "deferred") from None
         if accepted.refused:
             codes = ", ".join(sorted({reply.short for reply in accepted.refused.values()}))
-            logger.warning("%d recipients of a mail were refused (%s).", len(accepted.refused), codes)
+            logger.warning("The server refused %d recipients of a mail (%s).", len(accepted.refused), codes)

@@ -1,4 +1,4 @@
-"""``EMAIL_BACKEND`` that submits: ``send_mail()`` returns once the mail is in the database."""
+"""``EMAIL_BACKEND`` that submits mail: ``send_mail()`` returns after the mail is stored in the database."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from .base import BORNE, ActiveConfigBackend
 
 
 class EmailBackend(ActiveConfigBackend):
-    """Submits each message; it is sent through the SMTP configuration that is active by then."""
+    """Submits each message. It is sent through the SMTP configuration that is active at that time."""
 
     def __init__(self, fail_silently: bool = False, **options: Any) -> None:
-        """Take the options of ``MailOptions`` for all its messages. Raises ``InvalidMail`` for a wrong one."""
+        """Create the backend, with the options of ``MailOptions`` for all messages.
+
+        Raises ``InvalidMail`` for a wrong one.
+        """
         names = MailKeywords.__annotations__.keys() & options.keys()
         self._options = MailOptions(**{name: options.pop(name) for name in names})
         super().__init__(fail_silently, **options)
 
     @with_secrets
     def _take(self, messages: Iterable[EmailMessage]) -> int:
-        """Submit the messages, all in one transaction, and return how many that were.
+        """Submit the messages in one transaction, and return their number.
 
-        A message without recipients is passed over, as Django does. Raises ``InvalidMail``, ``DatabaseError`` or
-        ``ImproperlyConfigured``, and submits none, unless ``fail_silently``.
+        A message without recipients is skipped, as in Django. Unless ``fail_silently``, raises ``InvalidMail``,
+        ``DatabaseError`` or ``ImproperlyConfigured``, and submits none.
         """
         submission = Submission(self._options, kept=recursion.to_keep())
         try:

@@ -1,4 +1,4 @@
-"""System checks: what can be known to be wrong without asking the network. The ids stay the same."""
+"""System checks: problems that can be found without the network. Their ids are stable."""
 
 from . import databases, keys, optional, surroundings
 

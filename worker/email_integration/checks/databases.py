@@ -1,4 +1,4 @@
-"""The databases of the project: what its settings say of them, and what they say when they are asked."""
+"""Check the databases of the project: their settings, and, where a check may connect, the databases themselves."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from email_integration.diagnosis.findings import Level
 from email_integration.ledger import rows
 from email_integration.models import SMTPConfig
 
-#: By vendor: the options without which a connection that goes silent is waited for as long as the kernel likes.
+#: Options by vendor. Without them, a query on a silent connection waits until the kernel's timeout.
 _BOUNDS = {
     "postgresql": ("connect_timeout", "keepalives_idle", "tcp_user_timeout"),
     "mysql": ("connect_timeout", "read_timeout", "write_timeout"),
 }
 
-#: Options that name a file or a service which may say the same.
+#: Options that name a file or a service, which may contain the options above.
 _ELSEWHERE = ("service", "read_default_file")
 
 
 @register("email_integration")
 def check_silent_connections(**kwargs: Any) -> list[CheckMessage]:
-    """Check that a connection that goes silent is given up. Asks no network."""
+    """Check that queries on silent connections have a timeout. Uses no network."""
     found: list[CheckMessage] = []
     for alias in sorted({router.db_for_write(model) for model in _models()} & set(connections)):
         connection = connections[alias]
@@ -44,8 +44,8 @@ def check_silent_connections(**kwargs: Any) -> list[CheckMessage]:
             found.append(
                 Warning(
                     f"DATABASES[{alias!r}]['OPTIONS'] lacks {', '.join(missing)}.",
-                    hint="A connection that goes silent hangs each worker for as long as the kernel likes: hours. "
-                    "See docs/databases.md.",
+                    hint="Without them, a worker that waits on a silent connection hangs until the kernel gives up, "
+                    "which can take hours. See docs/databases.md.",
                     id="email_integration.W023",
                 )
             )
@@ -57,7 +57,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _is_far(hosts: str) -> bool:
-    """Whether one of the hosts, separated by commas as for PostgreSQL, is another machine."""
+    """Return whether one of the hosts, separated by commas as for PostgreSQL, is another machine."""
     near = ("/", "@", "127.", "localhost", "::1", "[::1]")
     return any(host and not host.startswith(near) for host in hosts.replace(" ", "").split(","))
 
@@ -68,7 +68,7 @@ def _models() -> list[Any]:
 
 @register("email_integration")
 def check_routers(**kwargs: Any) -> list[CheckMessage]:
-    """Check where routers put the tables of this app. Asks no database."""
+    """Check which databases the routers choose for the tables of this app. Connects to no database."""
     found: list[CheckMessage] = []
     places: dict[str, list[str]] = {}
     for model in _models():
@@ -79,7 +79,8 @@ def check_routers(**kwargs: Any) -> list[CheckMessage]:
                 "DATABASE_ROUTERS put the models of email_integration into several databases: "
                 + "; ".join(f"{', '.join(sorted(names))} into {alias!r}" for alias, names in sorted(places.items()))
                 + ".",
-                hint="They refer to each other and are written in one transaction. Put the whole app into one.",
+                hint="The models refer to each other and are written in one transaction. Route all of them to one "
+                "database.",
                 id="email_integration.E030",
             )
         )
@@ -89,10 +90,10 @@ def check_routers(**kwargs: Any) -> list[CheckMessage]:
     if here != DEFAULT_DB_ALIAS:
         found.append(
             Warning(
-                f"DATABASE_ROUTERS put mail into the database {here!r}: it is no part of transactions in "
-                f"{DEFAULT_DB_ALIAS!r}.",
-                hint="A mail that is submitted in one of those is sent even if it is rolled back. "
-                f"Submit it by transaction.on_commit(), or inside of transaction.atomic(using={here!r}) too. "
+                f"DATABASE_ROUTERS put mail into the database {here!r}, so submitting a mail is not part of a "
+                f"transaction in {DEFAULT_DB_ALIAS!r}.",
+                hint="A mail that is submitted in such a transaction is sent even if the transaction is rolled back. "
+                f"Submit it with transaction.on_commit(), or also inside transaction.atomic(using={here!r}). "
                 "See docs/databases.md.",
                 id="email_integration.W024",
             )
@@ -101,9 +102,9 @@ def check_routers(**kwargs: Any) -> list[CheckMessage]:
     if users not in places:
         found.append(
             Warning(
-                f"Users are in the database {users!r} and email_integration is in {here!r}.",
-                hint="Its tables refer to users, which the other database cannot check. Put it beside them, or migrate "
-                f"users into {here!r} too.",
+                f"Users are in the database {users!r}, but email_integration is in {here!r}.",
+                hint="The tables of email_integration refer to users, and a database cannot check references to "
+                f"another database. Route email_integration to {users!r}, or migrate users into {here!r} too.",
                 id="email_integration.W025",
             )
         )
@@ -114,13 +115,13 @@ def check_routers(**kwargs: Any) -> list[CheckMessage]:
 def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Check the active configuration and the stored passwords; only with ``check --database`` and ``migrate``.
 
-    Warnings, because an error would keep ``migrate`` from running.
+    The results are warnings, because an error would stop ``migrate``.
     """
     if router.db_for_write(SMTPConfig) not in (databases or ()):
         return []
     try:
         found = configuration.wrong_with_rows()
-    except (DatabaseError, InterfaceError):  # not there, or not migrated yet
+    except (DatabaseError, InterfaceError):  # unreachable, or not migrated yet
         return []
     ids = {"smtp.password": "email_integration.W006", "smtp.valid": "email_integration.W007"}
     return [Warning(f"{finding.text}.", hint=finding.hint, id=ids[finding.check]) for finding in found]
@@ -128,24 +129,24 @@ def check_rows(databases: Sequence[str] | None = None, **kwargs: Any) -> list[Ch
 
 @register(Tags.database)
 def check_pooler(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check that a pooler keeps what it is told to keep; only with ``check --database`` and ``migrate``."""
+    """Check that a connection pooler keeps prepared statements; only with ``check --database`` and ``migrate``."""
     alias = rows.database()
     if alias not in (databases or ()):
         return []
     try:
         found = database.diagnose_pooler(alias)
-    except (DatabaseError, InterfaceError):  # not there
+    except (DatabaseError, InterfaceError):  # unreachable
         return []
     return [Warning(f"{finding.text}.", hint=finding.hint, id="email_integration.W014") for finding in found]
 
 
 @register(Tags.database)
 def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Try the shared cache if it lies in one of ``databases``; only with ``check --database`` and ``migrate``."""
+    """Check the shared cache if one of ``databases`` stores it; only with ``check --database`` and ``migrate``."""
     alias = conf.get("CACHE")
     try:
         lies_in = caching.databases(caches[alias])
-    except Exception:  # said by check_settings, or by Django
+    except Exception:  # reported by check_settings, or by Django
         return []
     if not set(lies_in) & set(databases or ()):
         return []
@@ -154,8 +155,8 @@ def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> 
         found.append(
             Warning(
                 f"The cache {alias!r} is read from the database {lies_in[0]!r} and written to {lies_in[-1]!r}.",
-                hint="As long as the one lags behind the other, workers use the former SMTP configuration. Have the "
-                "router name the same database for both.",
+                hint="While the first database lags behind the second, workers use the previous SMTP configuration. "
+                "Have the router name the same database for both.",
                 id="email_integration.W022",
             )
         )
@@ -167,14 +168,15 @@ def check_cache_table(databases: Sequence[str] | None = None, **kwargs: Any) -> 
 
 @register("email_integration")
 def check_tenants(**kwargs: Any) -> list[CheckMessage]:
-    """Check that the app is shared where each tenant has a schema, by the settings of django-tenants."""
+    """Check that the app is shared if each tenant has a schema, by the settings of django-tenants."""
     names = ("email_integration", "email_integration.apps.EmailIntegrationConfig")
     if not any(name in getattr(settings, "TENANT_APPS", ()) for name in names):
         return []
     return [
         Error(
-            "TENANT_APPS has 'email_integration': mail that is submitted in the schema of a tenant stays there.",
-            hint="Workers send what is in their own schema. Put the app into SHARED_APPS alone. See docs/databases.md.",
+            "TENANT_APPS contains 'email_integration', so mail that is submitted in a tenant's schema is not sent.",
+            hint="Workers send only the mail in their own schema. List the app in SHARED_APPS only. "
+            "See docs/databases.md.",
             id="email_integration.E031",
         )
     ]
@@ -182,7 +184,7 @@ def check_tenants(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_schemas(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check that there is one table of deliveries; only with ``check --database`` and ``migrate``."""
+    """Check that there is only one table of deliveries; only with ``check --database`` and ``migrate``."""
     if rows.database() not in (databases or ()):
         return []
     try:

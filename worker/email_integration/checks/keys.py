@@ -1,4 +1,4 @@
-"""The keys of EMAIL_INTEGRATION, by themselves and against each other."""
+"""Check the keys of EMAIL_INTEGRATION, one by one and against each other."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from django.core.exceptions import ImproperlyConfigured
 from email_integration import conf, fields
 from email_integration.sending import sandbox
 
-#: Folders: settings often have them as ``pathlib.Path``.
+#: Folders, which settings often give as ``pathlib.Path``.
 _PATHS = frozenset({"JOURNAL_DIR"})
 
 
 @register("email_integration")
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Check the keys of EMAIL_INTEGRATION by themselves, then against each other."""
+    """Check the keys of EMAIL_INTEGRATION one by one, then against each other."""
     given = getattr(settings, "EMAIL_INTEGRATION", {})
     if not isinstance(given, dict):
         return [Error("EMAIL_INTEGRATION must be a dictionary.", id="email_integration.E001")]
     unknown = [
         Error(
-            f"EMAIL_INTEGRATION has no key {key!r}.",
-            hint=f"It has {', '.join(sorted(conf.DEFAULTS))}.",
+            f"EMAIL_INTEGRATION contains {key!r}, which is not a valid key.",
+            hint=f"Valid keys are {', '.join(sorted(conf.DEFAULTS))}.",
             id="email_integration.E002",
         )
         for key in sorted(set(given) - set(conf.DEFAULTS), key=str)
@@ -58,7 +58,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 
 def wrong_with(key: str, value: Any) -> str:
-    """What the value of ``key`` must be; '' when it is that. By the type of the default."""
+    """Return what the value of ``key`` must be, by the type of its default, or '' if the value is valid."""
     match conf.DEFAULTS[key]:
         case bool():
             return "" if isinstance(value, bool) else "True or False"
@@ -85,7 +85,7 @@ def _check_keys() -> list[CheckMessage]:
     try:
         fields.keys()
     except ImproperlyConfigured as error:
-        # One can begin without; but not when each mail has to be sealed.
+        # A project can start without a key, except where each mail must be encrypted.
         harmless = settings.DEBUG and not conf.get("SMTP_PASSWORD_KEYS") and not conf.get("ENCRYPT_CONTENT")
         kind = Warning if harmless else Error
         return [kind(str(error), id="email_integration.E005")]
@@ -99,13 +99,15 @@ def _check_recipients() -> list[CheckMessage]:
         try:
             parsed.append(parse(conf.get(key)))
         except ImproperlyConfigured as error:
-            found.append(Error(str(error), hint="Until then no mail is sent.", id="email_integration.E009"))
+            found.append(
+                Error(str(error), hint="No mail is sent until this is corrected.", id="email_integration.E009")
+            )
     if found:
         return found
     redirect_to, allowed = parsed
     return [
         Error(
-            f"{address} in EMAIL_INTEGRATION['REDIRECT_ALL_TO'] is not in ALLOWED_RECIPIENTS, so it gets no mail.",
+            f"{address} in EMAIL_INTEGRATION['REDIRECT_ALL_TO'] is not in ALLOWED_RECIPIENTS, so it receives no mail.",
             id="email_integration.E010",
         )
         for address in sandbox.plan(redirect_to, allowed=allowed).withheld
@@ -121,7 +123,7 @@ def _check_cache() -> list[CheckMessage]:
         return [
             Warning(
                 f"The cache {alias!r} ({backend}) is not shared between processes.",
-                hint="Workers follow a changed SMTP configuration only after CONFIG_CACHE_TTL seconds. "
+                hint="Workers use a changed SMTP configuration only after CONFIG_CACHE_TTL seconds. "
                 "Use Redis, Memcached or the database cache.",
                 id="email_integration.W001",
             )

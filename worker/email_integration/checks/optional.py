@@ -1,4 +1,4 @@
-"""What a project may switch on: metrics, traces, alerts, passwords that are kept elsewhere."""
+"""Check optional features: metrics, traces, alerts, and passwords that are stored elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Check = Callable[..., list[CheckMessage]]
 
 
 def _if_settings_are_readable(check: _Check) -> _Check:
-    """Say nothing about settings that ``check_settings`` says are no dictionary."""
+    """Skip ``check`` if EMAIL_INTEGRATION is not a dictionary, which ``check_settings`` reports."""
 
     @functools.wraps(check)
     def checked(**kwargs: Any) -> list[CheckMessage]:
@@ -32,7 +32,7 @@ def _if_settings_are_readable(check: _Check) -> _Check:
 @register("email_integration")
 @_if_settings_are_readable
 def check_metrics(**kwargs: Any) -> list[CheckMessage]:
-    """Check that metrics that are wanted can be had, and not by everybody."""
+    """Check that enabled metrics can be produced and are not public."""
     wanted = [key for key in ("METRICS_TOKEN", "WORKER_METRICS_PORT") if conf.get(key)]
     found: list[CheckMessage] = []
     if wanted and not access.is_installed():
@@ -45,8 +45,9 @@ def check_metrics(**kwargs: Any) -> list[CheckMessage]:
     if conf.get("WORKER_METRICS_PORT") and not conf.get("METRICS_TOKEN") and not _is_loopback():
         found.append(
             Warning(
-                "EMAIL_INTEGRATION['WORKER_METRICS_HOST'] is not this machine alone, and METRICS_TOKEN is empty.",
-                hint="Whoever reaches the port of a worker may read its metrics, names of configurations among them.",
+                "EMAIL_INTEGRATION['WORKER_METRICS_HOST'] is not a loopback address, and METRICS_TOKEN is empty.",
+                hint="Every client that reaches the port of a worker can read its metrics, which contain the names of "
+                "configurations. Set METRICS_TOKEN, or set WORKER_METRICS_HOST to '127.0.0.1'.",
                 id="email_integration.W010",
             )
         )
@@ -56,7 +57,7 @@ def check_metrics(**kwargs: Any) -> list[CheckMessage]:
 @register("email_integration")
 @_if_settings_are_readable
 def check_traces(**kwargs: Any) -> list[CheckMessage]:
-    """Check that traces that are wanted can be had."""
+    """Check that enabled traces can be produced."""
     if conf.get("TRACES") is True and find_spec("opentelemetry") is None:
         return [
             Warning(
@@ -71,21 +72,21 @@ def check_traces(**kwargs: Any) -> list[CheckMessage]:
 @register("email_integration")
 @_if_settings_are_readable
 def check_alerts(**kwargs: Any) -> list[CheckMessage]:
-    """Check that alerts can be sent where the settings say. Asks no network, and not the database."""
+    """Check that alerts can be sent to the places in the settings. Uses neither the network nor the database."""
     found: list[CheckMessage] = []
     url = conf.get("ALERT_WEBHOOK_URL")
     if url and not web.is_url(url):
         found.append(
             Error(
-                "EMAIL_INTEGRATION['ALERT_WEBHOOK_URL'] must be an https:// URL, or an http:// one of this machine.",
-                hint="Until then no alert is sent there.",
+                "EMAIL_INTEGRATION['ALERT_WEBHOOK_URL'] must be an https:// URL, or an http:// URL of this machine.",
+                hint="No alert is sent there until this is corrected.",
                 id="email_integration.E017",
             )
         )
     if conf.get("ALERT_CONFIGURATION") and not channels.admins():
         found.append(
             Error(
-                "EMAIL_INTEGRATION['ALERT_CONFIGURATION'] is set, and ADMINS, whom alerts are written to, is empty.",
+                "EMAIL_INTEGRATION['ALERT_CONFIGURATION'] is set, but ADMINS, the recipients of alerts, is empty.",
                 id="email_integration.E018",
             )
         )
@@ -95,14 +96,14 @@ def check_alerts(**kwargs: Any) -> list[CheckMessage]:
 @register("email_integration")
 @_if_settings_are_readable
 def check_references(**kwargs: Any) -> list[CheckMessage]:
-    """Check what SMTP passwords may refer to, and who resolves it. Asks nobody for a secret."""
+    """Check the references that SMTP passwords may use and their providers. Fetches no secret."""
     if any(wrong_with(key, conf.get(key)) for key in ("SECRET_REFERENCES", "SECRET_PROVIDERS")):
-        return []  # likewise
+        return []  # reported by check_settings
     return [
         *(
             Error(
                 f"{pattern!r} in EMAIL_INTEGRATION['SECRET_REFERENCES'] {wrong}.",
-                hint="Such as 'env:SMTP_*' or 'file:/run/secrets/smtp_*'.",
+                hint="Use a pattern such as 'env:SMTP_*' or 'file:/run/secrets/smtp_*'.",
                 id="email_integration.E019",
             )
             for pattern in conf.get("SECRET_REFERENCES")
@@ -122,7 +123,7 @@ def _check_boto3() -> list[CheckMessage]:
     if asked and find_spec("boto3") is None:
         return [
             Warning(
-                "EMAIL_INTEGRATION['SECRET_REFERENCES'] allows secrets of AWS, but boto3 is not installed.",
+                "EMAIL_INTEGRATION['SECRET_REFERENCES'] allows secrets from AWS, but boto3 is not installed.",
                 hint="pip install 'celery-mail-dispatch[aws]'",
                 id="email_integration.W012",
             )

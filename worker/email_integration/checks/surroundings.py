@@ -1,4 +1,4 @@
-"""What is around the app: the project, the storage, the server of the settings, and the rows of the database."""
+"""Check the environment of the app: the project, the storage, the server in the settings, and the database rows."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ from email_integration.tasks import health
 
 @register("email_integration")
 def check_project(**kwargs: Any) -> list[CheckMessage]:
-    """Check what the app needs of the project around it."""
+    """Check the project's settings that the app needs."""
     found: list[CheckMessage] = []
     if not apps.is_installed("simple_history"):
         found.append(
-            Error("INSTALLED_APPS lacks 'simple_history', which records who changed what.", id="email_integration.E011")
+            Error(
+                "INSTALLED_APPS lacks 'simple_history', which records each change and its author.",
+                id="email_integration.E011",
+            )
         )
     backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
     if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):
@@ -45,37 +48,38 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
         found.append(
             Warning(
                 "MIDDLEWARE lacks 'simple_history.middleware.HistoryRequestMiddleware'.",
-                hint="Without it the history of SMTP configurations does not say who made a change in the admin.",
+                hint="Without it, the history of SMTP configurations does not name the user who made a change in "
+                "the admin.",
                 id="email_integration.W002",
             )
         )
     if not getattr(settings, "SIMPLE_HISTORY_ENABLED", True):
         found.append(
             Warning(
-                "SIMPLE_HISTORY_ENABLED is False: no change of an SMTP configuration is recorded.",
-                hint="Who activated, tested or changed a server, and who looked at it, is not known afterwards.",
+                "SIMPLE_HISTORY_ENABLED is False, so changes of SMTP configurations are not recorded.",
+                hint="The history then does not show which users activated, tested, changed or viewed a server.",
                 id="email_integration.W020",
             )
         )
     if not settings.USE_TZ and timezones.changes_clocks(timezone.get_default_timezone()):
         found.append(
             Warning(
-                f"USE_TZ is False, and the clocks of TIME_ZONE {settings.TIME_ZONE!r} change.",
-                hint="At a change mail may be an hour early or late, and mail that is being sent then may come into "
-                "doubt. Set USE_TZ = True, or a TIME_ZONE without changes.",
+                f"USE_TZ is False, and the clocks of TIME_ZONE {settings.TIME_ZONE!r} change during the year.",
+                hint="When the clocks change, mail may be sent an hour early or late, and mail that is being sent may "
+                "be in doubt. Set USE_TZ = True, or a TIME_ZONE without clock changes.",
                 id="email_integration.W013",
             )
         )
     return found
 
 
-#: Loggers whose lines are about mail too: '' is the root.
+#: Loggers that also log about mail; '' is the root logger.
 _ABOUT_MAIL = ("", "root", "email_integration", "celery", "kombu")
 
 
 @register("email_integration")
 def check_error_mail(**kwargs: Any) -> list[CheckMessage]:
-    """Check that no handler of the log mails by this app what the app and the task queue warn of."""
+    """Check that no log handler uses this app to mail the warnings of the app or of Celery."""
     logging_of_project: Any = settings.LOGGING
     if not isinstance(logging_of_project, Mapping) or not _mails_by_us():
         return []
@@ -89,9 +93,10 @@ def check_error_mail(**kwargs: Any) -> list[CheckMessage]:
     }
     return [
         Warning(
-            f"LOGGING['handlers'][{name!r}] mails warnings by email_integration, which warns of mail.",
-            hint="What fails is mailed, and fails again. Give it level ERROR, and another email_backend (Django 6.1: "
-            "using). See docs/monitoring.md.",
+            f"LOGGING['handlers'][{name!r}] sends warnings as mail through email_integration, which itself logs "
+            "warnings about mail.",
+            hint="The warning about a failed mail is sent as another mail, which fails too. Set the handler's level to "
+            "ERROR, and give it another email_backend (Django 6.1: using). See docs/monitoring.md.",
             id="email_integration.W027",
         )
         for name, handler in handlers.items()
@@ -122,14 +127,15 @@ def _mails_by_us() -> bool:
 
 @register("email_integration")
 def check_queues(**kwargs: Any) -> list[CheckMessage]:
-    """Check that Celery knows the queues that wake-ups for mail go to. Asks no broker."""
+    """Check that Celery knows the queues that carry wake-ups for mail. Uses no broker."""
     readable = isinstance(getattr(settings, "EMAIL_INTEGRATION", {}), dict)
     if not (readable and health.is_configured()) or health.is_eager():
         return []
     return [
         Error(
             f"{f'EMAIL_INTEGRATION[{what!r}]' if what.isupper() else what}: {why}.",
-            hint="Add it to CELERY_TASK_QUEUES: CELERY_TASK_CREATE_MISSING_QUEUES is False, and its mail would wait.",
+            hint="Add the queue to CELERY_TASK_QUEUES. CELERY_TASK_CREATE_MISSING_QUEUES is False, so its mail "
+            "is not sent.",
             id="email_integration.E022",
         )
         for what, why in health.undeclared().items()
@@ -138,21 +144,21 @@ def check_queues(**kwargs: Any) -> list[CheckMessage]:
 
 @register("email_integration")
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
-    """Check that the storage of contents is private and lasting. Asks no network."""
+    """Check that the storage of contents is private and persistent. Uses no network."""
     given = getattr(settings, "EMAIL_INTEGRATION", {})
     alias = conf.get("PAYLOAD_STORAGE") if isinstance(given, dict) else None
     if not isinstance(alias, str):
-        return []  # said by check_settings
+        return []  # reported by check_settings
     if alias not in settings.STORAGES:
         unknown = Warning(
             f"STORAGES has no {alias!r}, which EMAIL_INTEGRATION['PAYLOAD_STORAGE'] names.",
-            hint="Until it has, the contents of large mails are in the database.",
+            hint="Until it is added, the contents of large mails are stored in the database.",
             id="email_integration.W008",
         )
         return [unknown] if "PAYLOAD_STORAGE" in given else []
     try:
         storage = content.storage_of_contents()
-    except Exception as error:  # each storage has its own
+    except Exception as error:  # each storage has its own exceptions
         return [
             Error(
                 f"The storage {alias!r}, for the contents of large mails, cannot be used ({type(error).__name__}).",
@@ -163,15 +169,15 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
     if isinstance(storage, InMemoryStorage):
         return [
             Error(
-                f"The storage {alias!r}, for the contents of large mails, is in the memory of one process.",
-                hint="Use one that the processes that submit mail share with the workers.",
+                f"The storage {alias!r}, for the contents of large mails, keeps files in the memory of one process.",
+                hint="Use a storage that the processes that submit mail share with the workers.",
                 id="email_integration.E015",
             )
         ]
     return [
         Error(
             f"The storage {alias!r}, for the contents of large mails, {served}.",
-            hint="Give it a location of its own that nothing serves, and no base_url.",
+            hint="Give it a separate location that no web server serves, and no base_url.",
             id="email_integration.E014",
         )
         for served in _served(alias, storage)
@@ -179,7 +185,7 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _served(alias: str, storage: Any) -> list[str]:
-    """How others may read what is in the storage."""
+    """Return the ways in which others may read the contents of the storage."""
     entry: Any = settings.STORAGES[alias]
     found = ["has a base_url"] if entry.get("OPTIONS", {}).get("base_url") else []
     if isinstance(storage, FileSystemStorage):
@@ -188,13 +194,13 @@ def _served(alias: str, storage: Any) -> list[str]:
             root = getattr(settings, name)
             theirs = Path(root).resolve() if root else None
             if theirs and (ours == theirs or theirs in ours.parents or ours in theirs.parents):
-                found.append(f"and {name} are one folder, or one lies within the other")
+                found.append(f"and {name} are the same folder, or one contains the other")
     return found
 
 
 @register("email_integration")
 def check_server(**kwargs: Any) -> list[CheckMessage]:
-    """Check the server that the project's own settings name, EMAIL_* or MAILERS."""
+    """Check the server that the project's own settings name, in EMAIL_* or MAILERS."""
     return [
         Error(f"{finding.text}.", hint=finding.hint, id="email_integration.E013")
         for finding in configuration.wrong_with_settings()
@@ -203,7 +209,7 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
 
 @register("email_integration")
 def check_mailers(**kwargs: Any) -> list[CheckMessage]:
-    """Check what MAILERS says to the backends of this app (Django 6.1 and later)."""
+    """Check the options that MAILERS passes to the backends of this app (Django 6.1 and later)."""
     mailers = read_setting("MAILERS") if is_set("MAILERS") else {}
     entries = mailers if isinstance(mailers, Mapping) else {}
     return [
@@ -214,14 +220,14 @@ def check_mailers(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
-    """Make the backend of an entry, if it is one of ours; it opens nothing."""
+    """Create the backend of an entry, if it is one of ours, and return the error or ''. Opens no connection."""
     path = str(entry.get("BACKEND") or "")
     try:
         backend = import_string(path) if path else None
         if isinstance(backend, type) and issubclass(backend, ActiveConfigBackend):
             backend(alias=alias, **(entry.get("OPTIONS") or {}))
     except ImportError as error:
-        return str(error) if path.startswith("email_integration.") else ""  # the others are not ours to check
+        return str(error) if path.startswith("email_integration.") else ""  # other backends are not checked here
     except (InvalidMail, ImproperlyConfigured, TypeError) as error:
         return str(error).removeprefix(f"MAILERS[{alias!r}]: ")
     return ""
@@ -229,9 +235,9 @@ def _wrong_with_mailer(alias: str, entry: Mapping[str, Any]) -> str:
 
 @register("email_integration", deploy=True)
 def check_journals(**kwargs: Any) -> list[CheckMessage]:
-    """Check that the journals of workers can be kept, and outlive them; only with ``check --deploy``.
+    """Check that the journals of workers can be written and persist; only with ``check --deploy``.
 
-    It is of use where workers run, as their user; ``validate_notification_setup`` does it too.
+    Run it where the workers run, as their user. ``validate_notification_setup`` runs it too.
     """
     return [
         Warning(problem.text, hint=problem.hint, id="email_integration.W028") for problem in journal_place.problems()
@@ -240,13 +246,13 @@ def check_journals(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_blockers(**kwargs: Any) -> list[CheckMessage]:
-    """Warn of what must not be forgotten in production; only with ``check --deploy``."""
+    """Warn of blockers that must not stay active in production; only with ``check --deploy``."""
     return [
         Warning(f"EMAIL_INTEGRATION[{key!r}] is set: {what}.", id=number)
         for key, what, number in (
             ("EMAIL_PAUSED", "no mail is sent", "email_integration.W003"),
             ("REDIRECT_ALL_TO", "no mail reaches its recipients", "email_integration.W004"),
-            ("ALLOWED_RECIPIENTS", "mail to all others is withheld", "email_integration.W005"),
+            ("ALLOWED_RECIPIENTS", "mail to all other recipients is withheld", "email_integration.W005"),
         )
         if conf.get(key)
     ]

@@ -1,1 +1,1 @@
-"""The statistics of the admin's dashboard: what is asked of the database, and where it is drawn. No HTML here."""
+"""The statistics of the admin's dashboard: the database queries and the coordinates of the charts. No HTML here."""

@@ -1,6 +1,7 @@
-"""Where the bars, lines and marks of a chart are.
+"""The coordinates of the bars, lines and marks of a chart.
 
-Across in percent, so that a chart is as wide as its page and its words stay as large as they are; downwards in pixels.
+Horizontal values are percentages: a chart is as wide as its page, and its text keeps its size. Vertical values are
+pixels.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 from django.utils.formats import number_format
 from django.utils.translation import gettext_lazy as _
 
-#: Pixels: of a chart, of the room above its highest mark, and between two words that must not touch.
+#: Pixels: height of a chart, space above its highest mark, least distance between two labels.
 HEIGHT, ABOVE, BETWEEN = 104, 16, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A line of the grid, ``at`` percent across or pixels down, and what stands beside it."""
+    """A grid line, ``at`` percent from the left or pixels from the top, and its label."""
 
     at: str
     text: str
@@ -27,7 +28,10 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """Of one interval; ``text`` says which and how many. ``number`` is what stands above the highest, at ``middle``."""
+    """The bar of one interval. ``text`` names the interval and its value.
+
+    ``number`` is the label above the highest bar, at ``middle``.
+    """
 
     x: str
     width: str
@@ -40,7 +44,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Of one interval, and the way from the one before, where that has a value."""
+    """The point of one interval, and the line from the point before if that interval has a value."""
 
     x: str
     y: str
@@ -50,14 +54,14 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The points of one figure; ``end`` is how far down its name stands, beside the last."""
+    """The points of one curve. ``end`` is the vertical position of its name, beside the last point."""
 
     points: Sequence[Point]
     end: str
 
 
 def bars(values: Sequence[int], names: Sequence[str]) -> tuple[list[Bar], list[Mark]]:
-    """A bar for each value, and the marks of the axis; the text of a bar has its name and its value."""
+    """Return a bar for each value, and the marks of the axis. The text of a bar has its name and its value."""
     highest = max(values, default=0)
     top = _round_up(highest)
     share = 100 / max(1, len(values))
@@ -79,10 +83,10 @@ def bars(values: Sequence[int], names: Sequence[str]) -> tuple[list[Bar], list[M
 
 
 def lines(curves: Sequence[Sequence[float | None]], names: Sequence[str]) -> tuple[list[Line], list[Mark]]:
-    """Lines of times in seconds on one axis, and its marks, each of which is about ten times the one below.
+    """Return lines of times in seconds on one axis, and its marks, each about ten times the one below.
 
-    Half of all mails take a second and some take an hour: were the marks as far apart as the times, all but the slowest
-    would lie on the ground. The last of ``curves`` is the highest.
+    The axis is logarithmic, because half of all mails take a second and some take an hour: on a linear axis all lines
+    except the slowest would be at the bottom. The last of ``curves`` is the highest.
     """
     known = [value for values in curves for value in values if value is not None]
     marks = _marks_around(min(known, default=1.0), max(known, default=1.0))
@@ -93,13 +97,13 @@ def lines(curves: Sequence[Sequence[float | None]], names: Sequence[str]) -> tup
 
 
 def duration(value: float) -> str:
-    """A time in the unit that suits it: '0.21 s', '12 min'."""
+    """Return a time, given in seconds, in a suitable unit: '0.21 s', '12 min'."""
     seconds, name = next((seconds, name) for limit, seconds, name in _UNITS if value >= limit)
     return f"{_plain(value / seconds)} {name}"
 
 
 def across(number: int, count: int) -> str:
-    """Where the interval of this number begins."""
+    """Return the left edge of interval ``number`` of ``count``, in percent."""
     return _percent(100 * number / count)
 
 
@@ -117,12 +121,12 @@ def _line(values: Sequence[float | None], names: Sequence[str], marks: Sequence[
     return Line(points=points, end="")
 
 
-#: Seconds that an axis of times may have a mark at.
+#: Possible marks of a time axis, in seconds.
 _MARKS = (0.01, 0.1, 1, 10, 60, 600, 3600, 10 * 3600, 4 * 86400, 40 * 86400)
 
 
 def _marks_around(lowest: float, highest: float) -> Sequence[float]:
-    """Those from the last that is not above ``lowest`` to the first that is not below ``highest``: two at least."""
+    """Return at least two marks, from the last not above ``lowest`` to the first not below ``highest``."""
     first = max((place for place, mark in enumerate(_MARKS) if mark <= lowest), default=0)
     last = min((place for place, mark in enumerate(_MARKS) if mark >= highest), default=len(_MARKS) - 1)
     first = min(first, len(_MARKS) - 2)
@@ -130,13 +134,13 @@ def _marks_around(lowest: float, highest: float) -> Sequence[float]:
 
 
 def _up(value: float, marks: Sequence[float]) -> float:
-    """How much of the height ``value`` is: nothing at the first mark, all of it at the last."""
+    """Return the height of ``value`` as a share of the axis: 0 at the first mark, 1 at the last."""
     lowest, highest = math.log(marks[0]), math.log(marks[-1])
     return min(1.0, max(0.0, (math.log(max(value, marks[0])) - lowest) / (highest - lowest)))
 
 
 def _apart(places: Sequence[str]) -> list[str]:
-    """The same places, from the lowest up to the highest, so far apart that each can be read."""
+    """Return the positions, ordered from the lowest to the highest, moved apart so that each label can be read."""
     free, found = float(HEIGHT), []
     for place in places:
         free = min(free, float(place))
@@ -151,12 +155,12 @@ def _down(share: float) -> float:
 
 
 def _round_up(value: int) -> int:
-    """The next of 1, 2, 5, 10, 20 and so on."""
+    """Return the next of 1, 2, 5, 10, 20 and so on that is not less than ``value``."""
     size: int = 10 ** (len(str(value)) - 1)
     return next(size * step for step in (1, 2, 5, 10) if size * step >= value)
 
 
-#: The units of times in seconds, each for times from so many seconds on.
+#: Units of time: the least time in seconds for which the unit is used, its seconds, its name.
 _UNITS: tuple[tuple[float, float, Any], ...] = (
     (2 * 86400, 86400, _("days")),
     (2 * 3600, 3600, "h"),
@@ -166,13 +170,13 @@ _UNITS: tuple[tuple[float, float, Any], ...] = (
 
 
 def _plain(value: float) -> str:
-    """With two figures that matter."""
+    """Return ``value`` with two significant digits."""
     digits = 0 if value >= 9.95 or value == round(value) else 1 if value >= 0.995 else 2
-    return number_format(round(value, digits), digits)  # which by itself would cut off, not round
+    return number_format(round(value, digits), digits)  # number_format alone would truncate
 
 
 def _short(value: float) -> str:
-    """'20 k' for 20,000: there is little room beside the axis."""
+    """Return a short number, '20 k' for 20,000: there is little space beside the axis."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if value >= size:
             return f"{_plain(value / size)} {letter}"

@@ -1,4 +1,4 @@
-"""The last hour, day or week, in intervals that begin where a clock on the wall has its marks."""
+"""The last hour, day or week, in intervals that begin at round times of the clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """From ``start`` on, up to ``end``, which does not belong to it."""
+    """The time from ``start`` (included) to ``end`` (excluded)."""
 
     start: dt.datetime
     end: dt.datetime
@@ -26,14 +26,14 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Period:
-    """So many intervals (``count``) of so many seconds (``width``), the last of which is not over."""
+    """A number of intervals (``count``) of ``width`` seconds each. The last one is still running."""
 
     title: Text
     width: int
     count: int
 
     def intervals(self, now: dt.datetime) -> list[Interval]:
-        """The oldest first; the last holds ``now``."""
+        """Return the intervals, oldest first. The last contains ``now``."""
         offset = (local_time(now).utcoffset() or dt.timedelta()).total_seconds()
         on_the_wall = local_time(now).timestamp() + offset
         begun = on_the_wall - on_the_wall % self.width - offset
@@ -42,18 +42,18 @@ class Period:
         return [Interval(start=start, end=end) for start, end in itertools.pairwise(moments)]
 
     def is_mark(self, moment: dt.datetime) -> bool:
-        """Whether the axis has a mark at ``moment``: each ten minutes, four hours, or midnight."""
+        """Return whether the axis has a mark at ``moment``: every ten minutes, every four hours, or at midnight."""
         local = local_time(moment)
         if self.width >= _DAY // 4:
             return local.hour < self.width // _HOUR
         return local.hour % 4 == 0 if self.width >= _HOUR else local.minute % 10 == 0
 
     def mark(self, moment: dt.datetime) -> str:
-        """What stands there: the time, or the day of the week."""
+        """Return the label of the mark: the time, or the day of the week."""
         return date_format(local_time(moment), "D" if self.width >= _DAY // 4 else "H:i")
 
     def name(self, interval: Interval) -> str:
-        """The interval in words, as short as can be told from the others."""
+        """Return the shortest name that distinguishes the interval from the others."""
         start, end = local_time(interval.start), local_time(interval.end)
         day = f"{date_format(start, 'D')} " if self.width >= _HOUR else ""
         return f"{day}{date_format(start, 'H:i')}–{date_format(end, 'H:i')}"
@@ -61,7 +61,7 @@ class Period:
 
 _HOUR, _DAY = 3600, 24 * 3600
 
-#: By what the address says.
+#: By the value in the URL of the page.
 PERIODS = {
     "hour": Period(title=_("Last hour"), width=120, count=30),
     "day": Period(title=_("Last day"), width=_HOUR, count=24),

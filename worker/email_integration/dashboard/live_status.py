@@ -1,4 +1,4 @@
-"""The live status: what waits, what needs a person, and who works."""
+"""The live status: mail that is waiting, mail that needs a decision, and the workers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from email_integration.models import Delivery, Status
 from email_integration.queue.waiting import unclaimed
 from email_integration.tasks import health
 
-#: Counted no further, as in the list of deliveries.
+#: The largest number that is counted, as in the list of deliveries.
 COUNTED = 10_000
 
-#: Seconds that the page waits for broker and workers together, and for how long workers may answer.
+#: Seconds that the page waits for broker and workers together, and seconds that workers have to answer.
 PATIENCE, FOR_WORKERS = 1.0, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """The mail that has been due for longest: since when, and its state."""
+    """The delivery that has been due for longest: since when, and its status."""
 
     since: dt.datetime
     status: str
 
 
 def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
-    """How many deliveries are in this state, which is not 'accepted'; COUNTED and one more stand for all above."""
+    """Return the number of deliveries with this status, which must not be 'accepted'.
+
+    COUNTED + 1 means more than COUNTED.
+    """
     found = in_status(Delivery.objects.all(), status).order_by()
     if finished_since is not None:
         found = found.filter(finished_at__gte=finished_since)
@@ -38,7 +41,7 @@ def number(status: Status, *, finished_since: dt.datetime | None = None) -> int:
 
 
 def oldest_waiting() -> Waiting | None:
-    """What waits for nobody but a worker; None when there is nothing."""
+    """Return the oldest due delivery that waits only for a worker, or None."""
     waiting = unclaimed().filter(due_at__lte=timezone.now())
     found = waiting.order_by("due_at").values("due_at", "status").first()
     return None if found is None else Waiting(since=found["due_at"], status=found["status"])
@@ -46,7 +49,11 @@ def oldest_waiting() -> Waiting | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who answers. ``reachable`` is False when the broker was not there in time, ``eager`` when nobody is needed."""
+    """The workers that answered.
+
+    ``reachable`` is False if the broker did not answer in time. ``eager`` is True if tasks run in their caller, so that
+    no worker is needed.
+    """
 
     names: Sequence[str] = ()
     reachable: bool = True
@@ -54,7 +61,7 @@ class Workers:
 
 
 def workers() -> Callable[[], Workers]:
-    """Ask who works, and give what waits for the answer: PATIENCE from now at most, wherever the broker may be."""
+    """Ask the workers, and return a function that waits for their answers, at most until PATIENCE seconds from now."""
     if health.is_eager():
         return lambda: Workers(eager=True)
     results = _checks.start(patience=PATIENCE)

@@ -1,4 +1,4 @@
-"""What each configuration and each priority has of a period: beside each other, where a choice shows one alone."""
+"""The share of each configuration and each priority in a period, side by side."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from . import statistics
 from .intervals import Interval
 from .statistics import Choice, Flow, Flows, Times
 
-#: So many configurations are shown, those with the most mails.
+#: How many configurations are shown. They are those with the most mails.
 CONFIGURATIONS = 8
 
-#: Times are those of so many mails at most in each interval, looked for among about so many rows.
+#: Largest number of mails in the sample of each interval, and about how many rows are read to find them.
 OF_EACH_INTERVAL, LOOKED_THROUGH = 4, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Of one configuration or priority, which is ``name``; ``choice`` narrows to it."""
+    """The share of the configuration or priority ``name``. ``choice`` selects it."""
 
     name: str
     choice: Choice
@@ -31,7 +31,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Breakdown:
-    """The configurations with the most first, ``left_out`` more that have less, and the priorities."""
+    """The configurations, largest first, the number of those ``left_out``, and the priorities."""
 
     configurations: Sequence[Share]
     left_out: int
@@ -39,7 +39,10 @@ class Breakdown:
 
 
 def break_down(choice: Choice, intervals: Sequence[Interval], flows: Sequence[Flows]) -> Breakdown:
-    """What there is of ``choice``; ``flows`` are those of ``intervals``, of all mail."""
+    """Return the shares of configurations and priorities within ``choice``.
+
+    ``flows`` are the numbers of all mail in each of ``intervals``.
+    """
     groups = {group for each in flows for group in each if choice.takes(group)}
     names = {configuration: replace(choice, configuration=configuration) for _, configuration in groups}
     busiest = sorted(names, key=lambda name: (-_size(names[name], flows), name))
@@ -68,9 +71,10 @@ def _size(choice: Choice, flows: Iterable[Flows]) -> int:
 
 
 def _times(choices: Sequence[Choice], intervals: Sequence[Interval], flows: Sequence[Flows]) -> list[Times | None]:
-    """For each of ``choices`` those of all intervals together, None where nothing was accepted.
+    """Return for each of ``choices`` the times over all intervals, or None if no mail was accepted.
 
-    Of a sample, in which a mail stands for as many as were accepted in its interval for each that was looked at there.
+    The times come from a sample. The weight of a sampled mail is the number of accepted mails of its interval, divided
+    by the number of mails sampled there.
     """
     of_all = [statistics.total(each, Choice()).accepted for each in flows]
     numbers: list[list[int]] = []
@@ -94,7 +98,7 @@ def _times(choices: Sequence[Choice], intervals: Sequence[Interval], flows: Sequ
 
 
 def soonest_found(accepted: Sequence[int], of_all: Sequence[int]) -> list[int]:
-    """In which intervals to look for mails: where they are not few among many; in one at least, if there are any."""
+    """Return the intervals to sample, in which the wanted mails are not rare; at least one if there are any."""
     rows = {place: OF_EACH_INTERVAL * of_all[place] / number for place, number in enumerate(accepted) if number}
     places = sorted(rows, key=rows.__getitem__)
     read = itertools.accumulate(rows[place] for place in places)

@@ -1,10 +1,10 @@
-"""What became of mail over time: how many, how soon, and why not.
+"""Statistics of mail over time: how many, how fast, and the causes of failure.
 
-Each question is about stretches of time that an index knows: it costs the same however much was finished before. All
-intervals are asked about at once, by one statement with a part for each.
+Each query selects intervals of time by an index, so its cost does not depend on older deliveries. One statement, with a
+part for each interval, covers all intervals.
 
-A delivery counts when it came to its end, an attempt that was put off when it was made. A mail that was put off three
-times is there three times as deferred, and once as accepted.
+A delivery counts in the interval in which it finished, a deferred attempt in the interval in which it was made. A mail
+that was deferred three times and then accepted counts three times as deferred and once as accepted.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from email_integration.models import Delivery, DeliveryAttempt, Status
 
 from .intervals import Interval
 
-#: Ended without a server that took it, and not by a person.
+#: Finished without acceptance, and not by a person's decision.
 LOST = (Status.FAILED, Status.EXPIRED, Status.QUARANTINED)
 
-#: Times are those of so many mails at most, in each so manieth part of an interval: the last in that part.
+#: Each interval has PARTS parts. The times are those of at most OF_EACH_PART mails of each part, its last ones.
 PARTS, OF_EACH_PART = 4, 25
 
-#: Causes are looked for among so many attempts, the last that the server did not take.
+#: Causes are counted over this many attempts: the last ones that the server did not accept.
 ATTEMPTS = 20_000
 
-#: So many of them are told.
+#: How many causes are shown.
 CAUSES = 8
 
 #: A priority and a configuration.
@@ -42,19 +42,19 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Of which priority and of which configuration; None is all of them."""
+    """The selected priority and configuration. None selects all of them."""
 
     priority: str | None = None
     configuration: str | None = None
 
     def takes(self, group: Group) -> bool:
-        """Whether ``group`` is of it."""
+        """Return whether ``group`` is selected."""
         return all(
             wanted in (None, has) for wanted, has in zip((self.priority, self.configuration), group, strict=True)
         )
 
     def among(self, rows: Any, *, priority_column: str) -> Any:
-        """The rows that are of it; their priority is in ``priority_column``."""
+        """Return the selected ones of ``rows``, whose priority is in ``priority_column``."""
         given = {priority_column: self.priority, "smtp_config": self.configuration}
         return rows.filter(**{name: value for name, value in given.items() if value is not None})
 
@@ -64,7 +64,7 @@ def _finished() -> Any:
 
 
 def _not_accepted() -> Any:
-    """The attempts that no server took."""
+    """Return the attempts that no server accepted."""
     return DeliveryAttempt.objects.exclude(outcome=Status.ACCEPTED).order_by()
 
 
@@ -72,12 +72,12 @@ def _within(rows: Any, interval: Interval) -> Any:
     return rows.filter(finished_at__gte=interval.start, finished_at__lt=interval.end)
 
 
-# -- how many -------------------------------------------------------------------------------------------------------
+# -- counts ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """Numbers of an interval: mails accepted, attempts put off, mails lost."""
+    """The numbers of an interval: accepted mails, deferred attempts, lost mails."""
 
     accepted: int = 0
     deferred: int = 0
@@ -91,15 +91,15 @@ class Flow:
         )
 
 
-#: What happened in an interval.
+#: The numbers of an interval, by group.
 Flows = Mapping[Group, Flow]
 
 
 def flows(intervals: Sequence[Interval]) -> list[Flows]:
-    """Count what happened in each interval.
+    """Count the deliveries and attempts of each interval.
 
-    Accepted are those that are neither failed, expired, cancelled nor quarantined: the index of all that is finished
-    has no states, and that of those others is small.
+    The accepted deliveries are all finished ones minus the failed, expired, cancelled and quarantined ones: the index
+    of finished deliveries has no status, and the index of those others is small.
     """
     others = _finished().exclude(status=Status.ACCEPTED)
     every = _counted(_finished(), intervals, priority_column="priority")
@@ -136,23 +136,23 @@ def _counted(rows: Any, intervals: Sequence[Interval], *, priority_column: str) 
 
 
 def total(flows: Flows, choice: Choice) -> Flow:
-    """What of it is of ``choice``."""
+    """Return the sum of the flows that ``choice`` selects."""
     return sum((flow for group, flow in flows.items() if choice.takes(group)), Flow())
 
 
-# -- how soon -------------------------------------------------------------------------------------------------------
+# -- times ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """In seconds, from submission to acceptance: of half of the mails at most, and of 95 in a hundred."""
+    """Seconds from submission to acceptance: the median and the 95th percentile."""
 
     median: float
     p95: float
 
 
 def times(choice: Choice, intervals: Sequence[Interval]) -> list[Times | None]:
-    """Of a sample of the mails of each interval; None where none was accepted."""
+    """Return the times of a sample of each interval's mails, or None for an interval without accepted mail."""
     taken = sample([(choice, part) for interval in intervals for part in _parts(interval)], OF_EACH_PART)
     return [
         of_sample([(seconds, 1.0) for part in taken[place : place + PARTS] for seconds in part])
@@ -161,9 +161,9 @@ def times(choice: Choice, intervals: Sequence[Interval]) -> list[Times | None]:
 
 
 def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[float]]:
-    """The seconds that the last ``limit`` mails took of each choice and interval: one question for all.
+    """Return for each choice and interval the seconds that its last ``limit`` mails took, by one query.
 
-    They may be 500, no more: that many parts SQLite takes.
+    At most 500 pairs: SQLite allows no more parts in a compound query.
     """
     parts, parameters = [], list[Any]()
     quoted = connections[database()].ops.quote_name
@@ -177,7 +177,7 @@ def sample(asked: Sequence[tuple[Choice, Interval]], limit: int) -> list[list[fl
             ("smtp_config", "=", choice.configuration),
         ]
         conditions = [(f"{table}.{quoted(name)} {sign} %s", value) for name, sign, value in given if value is not None]
-        # Django cannot put together what has a LIMIT of its own on SQLite, which wants such a part within another.
+        # On SQLite, Django cannot combine queries with a LIMIT, because SQLite needs each of them in a subquery.
         parts.append(
             f"SELECT * FROM (SELECT {number} AS part, id, created_at, finished_at FROM {table} "  # noqa: S608  # ours
             f"WHERE {' AND '.join(text for text, _ in conditions)} "
@@ -198,7 +198,7 @@ def _parts(interval: Interval) -> list[Interval]:
 
 
 def of_sample(weighed: Sequence[tuple[float, float]]) -> Times | None:
-    """Of times, each with for how many mails it stands."""
+    """Return the times of a sample of (seconds, number of mails that it represents), or None if it is empty."""
     if not weighed:
         return None
     ordered = sorted(weighed)
@@ -206,18 +206,18 @@ def of_sample(weighed: Sequence[tuple[float, float]]) -> Times | None:
 
 
 def _percentile(ordered: Sequence[tuple[float, float]], share: float) -> float:
-    """The smallest time that so large a share of them does not exceed."""
+    """Return the smallest time that this share of the mails does not exceed."""
     wanted = share * sum(weight for _, weight in ordered) * (1 - 1e-9)  # sums of fractions are not exact
     reached = itertools.accumulate(weight for _, weight in ordered)
     return next(seconds for (seconds, _), sum_ in zip(ordered, reached, strict=True) if sum_ >= wanted)
 
 
-# -- why not --------------------------------------------------------------------------------------------------------
+# -- causes ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class CauseCount:
-    """A cause, and at how many attempts it was given."""
+    """A cause, and the number of attempts that ended with it."""
 
     outcome: str
     cause: str
@@ -226,14 +226,14 @@ class CauseCount:
 
 @dataclass(frozen=True, kw_only=True)
 class FrequentCauses:
-    """The most frequent first; ``since`` is set when only attempts since then were looked at."""
+    """The causes, most frequent first. ``since`` is set if only attempts after it were counted."""
 
     found: Sequence[CauseCount]
     since: dt.datetime | None
 
 
 def frequent_causes(choice: Choice, whole: Interval) -> FrequentCauses:
-    """Why attempts were not accepted, of all of them or of the last so many."""
+    """Return the causes of attempts that were not accepted, counted over the last ATTEMPTS such attempts at most."""
     attempts = choice.among(_within(_not_accepted(), whole), priority_column="delivery__priority")
     beyond = attempts.order_by("-finished_at").values_list("finished_at", flat=True)[ATTEMPTS : ATTEMPTS + 1]
     since: dt.datetime | None = next(iter(beyond), None)

@@ -1,4 +1,4 @@
-"""What applications and people may do with deliveries. These functions are the public ones."""
+"""Actions on deliveries for applications and people. These functions are public."""
 
 from email_integration.queue.submission import submit
 

@@ -1,7 +1,8 @@
-"""Erase what is known of a person by their mail address.
+"""Erase all data about a person by the mail address.
 
-A finished mail loses the address, what servers said of it, and its content, which may say more. A mail on its way is
-not sent to that address any more; it goes on to the others, and its content goes when it is finished.
+A finished mail loses the address, the server replies about it, and its content, which may contain more about the
+person. An unfinished mail is no longer sent to that address. It is still sent to the other recipients, and its content
+is removed when it is finished.
 """
 
 from __future__ import annotations
@@ -25,46 +26,48 @@ from email_integration.models import FINAL, Delivery, DeliveryAttempt
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.settlement import ERASED, is_pending
 
-#: How many rows are looked at in one query.
+#: Rows that one query reads.
 BATCH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erased:
-    """What was erased, or would be."""
+    """The counts of erased data, or in a dry run of data that would be erased."""
 
-    #: Finished deliveries that name the person no longer.
+    #: Finished deliveries that no longer name the person.
     deliveries: int
-    #: Mails on their way of which nothing is sent to the person any more.
+    #: Unfinished mails that are no longer sent to the person.
     stopped: int
     contents: int
     #: Attempts whose reply named the person, or may have.
     replies: int
-    #: Ids of deliveries that still name the person: being sent at this moment, or on their way in the person's name.
+    #: Ids of deliveries that still name the person: they are being sent now, or are unfinished and name the person as
+    #: the sender or elsewhere.
     left: tuple[str, ...]
 
 
 @sync_only("erase_recipient()", instead="sync_to_async(erase_recipient)()")
 def erase_recipient(address: str, *, dry_run: bool = False) -> Erased:
-    """Erase all that deliveries and attempts know of the person with this mail address, in upper or lower case.
+    """Erase all data of deliveries and attempts about the person with this mail address, in upper or lower case.
 
-    What is ``left`` has to be erased by another run, when it is finished. Raises ``InvalidMail`` when it is none.
+    With ``dry_run`` nothing is changed. Another run must erase the deliveries in ``left`` after they are finished.
+    Raises ``InvalidMail`` when ``address`` is not a mail address.
     """
     person = mail_address(address).lower()
-    if "@" not in person:  # a mere word, which texts have in other meanings
+    if "@" not in person:  # a mere word, which has other meanings in texts
         raise InvalidMail(f"{quoted(address)} is not the address of a person: it has no domain.")
     return _Run(_Person(person), dry_run=dry_run).run()
 
 
 @dataclass(frozen=True)
 class _Person:
-    """``address`` is as in an envelope, in lower case."""
+    """A person. ``address`` has the form of an envelope address, in lower case."""
 
     address: str = field(repr=False)
 
     @functools.cached_property
     def spellings(self) -> tuple[str, ...]:
-        """The ways in which a text may have the address: with its domain in ASCII, and as it is typed."""
+        """The spellings that a text may contain: with the domain in ASCII, and as people type it."""
         local, _, domain = self.address.rpartition("@")
         try:
             typed = domain.encode().decode("idna")
@@ -74,13 +77,13 @@ class _Person:
 
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:
-        # Not within another address: 'kim@example.com' is neither in 'joakim@example.com' nor in 'kim@example.com.br'.
+        # Not inside another address: 'kim@example.com' is neither in 'joakim@example.com' nor in 'kim@example.com.br'.
         spellings = "|".join(map(re.escape, self.spellings))
         before, after = r"(?<![\w.!#$%&*+/?^`{|}~-])(?<!\w')", r"(?![\w-]|\.\w)"
         return re.compile(f"{before}(?:{spellings}){after}", re.IGNORECASE)
 
     def has(self, address: object) -> bool:
-        """Whether it is theirs."""
+        """Return whether ``address`` belongs to this person."""
         local = self.address.rpartition("@")[0]
         if not isinstance(address, str) or local not in address.lower():
             return False
@@ -90,11 +93,11 @@ class _Person:
             return False
 
     def is_in(self, text: str) -> bool:
-        """Whether ``text`` has the address somewhere."""
+        """Return whether ``text`` contains the address."""
         return self._pattern.search(text) is not None
 
     def taken_out_of(self, found: Any) -> Any:
-        """What was ``found``, any JSON, without the address in its texts."""
+        """Return a JSON value without the address in its texts."""
         if isinstance(found, str):
             return self._pattern.sub(ERASED, found)
         if isinstance(found, list):
@@ -108,7 +111,7 @@ class _Person:
 
 
 def _changes(delivery: Delivery, person: _Person) -> dict[str, Any]:
-    """The columns that name ``person``, as they are without."""
+    """Return the columns that name ``person``, with the values after the erasure."""
     named = any(person.has(address) for address in addresses_in(delivery.from_header))
     without = {
         "recipients": _recipients(delivery.recipients, person),
@@ -118,14 +121,15 @@ def _changes(delivery: Delivery, person: _Person) -> dict[str, Any]:
     }
     changes = {name: value for name, value in without.items() if value != getattr(delivery, name)}
     key = (delivery.idempotency_key or "").lower()
-    # In a mail of theirs 'welcome-kim@example.com' is kim; elsewhere it may be somebody of that name.
+    # In a mail to this person, 'welcome-kim@example.com' refers to kim; in other mails it may be another person's
+    # address.
     if person.is_in(key) or (changes and any(spelling in key for spelling in person.spellings)):
         changes["idempotency_key"] = None
     return changes
 
 
 def _recipients(found: Any, person: _Person) -> Any:
-    if not isinstance(found, list):  # what somebody made of it in the database
+    if not isinstance(found, list):  # the row was damaged in the database
         return person.taken_out_of(found)
     return [_recipient(item, person) for item in found]
 
@@ -134,7 +138,7 @@ def _recipient(item: Any, person: _Person) -> Any:
     if not isinstance(item, dict):
         return person.taken_out_of(item)
     if not person.has(item.get("address")):
-        # A server may have named them in what it said of another.
+        # A server may name the person in its reply about another recipient.
         return {name: value if name == "address" else person.taken_out_of(value) for name, value in item.items()}
     if item.get("status") == "pending":
         return {"address": ERASED, "status": "failed", "reply": ERASED, "cause": Cause.ERASED.value, "reason": ERASED}
@@ -146,20 +150,20 @@ def _recipient(item: Any, person: _Person) -> Any:
 
 
 class _Run:
-    """Finds and erases, and counts meanwhile."""
+    """Finds and erases the data, and counts it."""
 
     def __init__(self, person: _Person, *, dry_run: bool) -> None:
         self._person = person
         self._dry_run = dry_run
         self._count: Counter[str] = Counter()
         self._left: list[str] = []
-        # The ids of deliveries to the person, in whose attempts all replies go.
+        # The ids of deliveries to the person. All replies of their attempts are erased.
         self._to_them: set[str] = set()
 
     def run(self) -> Erased:
         for pk in self._named():
             while not self._erase(pk):
-                pass  # somebody has moved it since it was loaded
+                pass  # it was changed after it was loaded
         self._erase_replies_that_name_them()
         return Erased(
             deliveries=self._count["deliveries"],
@@ -170,10 +174,10 @@ class _Run:
         )
 
     def _named(self) -> Iterator[str]:
-        """The ids of deliveries that name the person, whatever their contents do.
+        """Yield the ids of deliveries that name the person outside their contents.
 
-        All rows are read, and compared here: databases do not know which addresses are the same, nor is there one way
-        to search JSON.
+        All rows are read and compared in Python, because databases cannot tell which addresses are equal, and have no
+        common way to search JSON.
         """
         columns = ("pk", "recipients", "redirected_to", "from_header", "sender", "idempotency_key")
         rows = Delivery.objects.order_by("pk").only(*columns)
@@ -183,7 +187,7 @@ class _Run:
             last = batch[-1].pk
 
     def _erase(self, pk: str) -> bool:
-        """Erase what one delivery knows; False when that has to be tried again."""
+        """Erase the data of one delivery. Return False when this must be tried again."""
         delivery = rows.load(pk)
         if delivery is None or not (changes := _changes(delivery, self._person)):
             return True
@@ -206,7 +210,7 @@ class _Run:
         if not ends:
             changes = keeps_going
         elif drops:
-            # What followed has been given what it was given; the same may be among it.
+            # The continuation was already published with its arguments; the options may contain the address too.
             changes |= {**content.NONE, **({"options": ""} if delivery.is_settled else {})}
         count = Counter(
             deliveries=int(ends),
@@ -215,7 +219,7 @@ class _Run:
         )
         with transaction.atomic(using=rows.database()):
             if not self._dry_run and not transitions.erase(delivery, recipients, **changes):
-                return False  # it was moved since
+                return False  # it was changed meanwhile
             if to_them:
                 count["replies"] = self._erase_replies(pk)
         self._count += count
@@ -224,18 +228,18 @@ class _Run:
         return True
 
     def _stop(self, delivery: Delivery, changes: dict[str, Any]) -> None:
-        """Have what is being sent end before the server takes it, where nobody else is to get it."""
+        """Stop a mail that is being sent before the server accepts it, unless it has other recipients."""
         if rows.is_readable(delivery):
             transitions.erase(delivery, changes.get("recipients", delivery.recipients))
 
     def _erase_replies(self, pk: str) -> int:
-        """Those to a mail to the person: they may have a name in them, or the address in other words."""
+        """Erase the replies to a mail to the person. They may contain a name, or the address in another form."""
         self._to_them.add(pk)
         replies = DeliveryAttempt.objects.filter(delivery_id=pk).exclude(reply__in=("", ERASED))
         return replies.count() if self._dry_run else replies.update(reply=ERASED)
 
     def _erase_replies_that_name_them(self) -> None:
-        """Those to mails to others: a server may say who reads somebody's mail now."""
+        """Erase replies to other mails that name the person: a server may say who receives a recipient's mail now."""
         named = Q()
         for spelling in self._person.spellings:
             named |= Q(reply__icontains=spelling)

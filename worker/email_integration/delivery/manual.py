@@ -1,7 +1,7 @@
-"""What a person decides about a delivery that waits, is in doubt, was put aside or is to be sent once more.
+"""Manual decisions about a delivery that waits, is in doubt, was quarantined or is to be sent again.
 
-Each decision is one transition of the ledger. It gives False when the delivery is not in a state for it (any more),
-and raises ``ContentUnavailable`` when there is nothing that could be sent; then all is as it was.
+Each decision is one transition of the ledger. A function returns False when the state of the delivery does not (or no
+longer) allow it, and raises ``ContentUnavailable`` when the content cannot be sent. In both cases nothing changes.
 """
 
 from __future__ import annotations
@@ -22,46 +22,48 @@ from email_integration.outcomes.causes import Cause
 from email_integration.queue import submission
 from email_integration.secrecy import with_secrets
 
-#: What ``send_now`` takes.
+#: Statuses that ``send_now`` accepts.
 CAN_BE_SENT = (Status.QUEUED, Status.DEFERRED, Status.IN_DOUBT, Status.QUARANTINED)
 
 
 @sync_only("cancel()", instead="email_integration.acancel()")
 def cancel(delivery_id: str) -> bool:
-    """Cancel a delivery; False when it does not exist yet, or is finished.
+    """Cancel a delivery. Return False when it does not exist yet, or is finished.
 
-    One that is being sent at this moment ends cancelled unless the server takes it. An id that is not known is kept for
-    a day: a delivery that turns up with it is cancelled then.
+    A delivery that is being sent now ends cancelled unless the server accepts it. An unknown id is kept for a day: a
+    delivery that is submitted with it is then cancelled.
     """
     return transitions.cancel(delivery_id) is not None
 
 
 @sync_only("send_now()", instead="email_integration.asend_now()")
 def send_now(delivery_id: str) -> bool:
-    """Make a delivery due at once; False when it does not exist, is finished for good or is being sent at this moment.
+    """Make a delivery due now. Return False when it does not exist, is permanently finished, or is being sent now.
 
-    It goes the way of all mail: while sending is paused or the relay is at fault, it waits with the others. What is in
-    doubt is sent again, the same bytes with the same Message-ID. What was quarantined is tried as if for the first
-    time; whatever should have followed it has been told of its failure, and is not set going any more. A time to expire
-    that has passed begins anew. Raises ``ContentUnavailable`` when its content is kept no longer or cannot be read.
+    It is sent like any other mail: it waits while sending is paused or the relay is at fault. A mail in doubt is sent
+    again, as the same bytes with the same Message-ID. A quarantined mail is tried as if for the first time; its failure
+    was already reported to its continuation, which is not started any more. An expiry time that has passed is set
+    again, to GIVE_UP_AFTER seconds from now.
+
+    Raises ``ContentUnavailable`` when the content is no longer kept or cannot be read.
     """
     return _send(delivery_id, CAN_BE_SENT)
 
 
 @sync_only("release()", instead="email_integration.arelease()")
 def release(delivery_id: str) -> bool:
-    """Send again what is in doubt, as ``send_now`` does; False when it is not in doubt (any more).
+    """Send a mail in doubt again, like ``send_now``. Return False when it is not, or no longer, in doubt.
 
-    Raises ``ContentUnavailable``, as ``send_now`` does.
+    Raises ``ContentUnavailable``, like ``send_now``.
     """
     return _send(delivery_id, (Status.IN_DOUBT,))
 
 
 @sync_only("discard()", instead="email_integration.adiscard()")
 def discard(delivery_id: str) -> bool:
-    """Never send again what is in doubt; False when it is not in doubt (any more).
+    """Give up a mail in doubt: it is never sent again. Return False when it is not, or no longer, in doubt.
 
-    It has failed then, and what follows a failure is set going.
+    The mail then has failed, and the continuation for a failure is started.
     """
     delivery = rows.load(delivery_id)
     if delivery is None or delivery.status != Status.IN_DOUBT:
@@ -73,11 +75,11 @@ def discard(delivery_id: str) -> bool:
 @sync_only("resend()", instead="email_integration.aresend()")
 @with_secrets
 def resend(delivery_id: str) -> Delivery:
-    """Submit a copy of a delivery and return it; the first one stays as it is.
+    """Submit a copy of a delivery and return the copy. The original stays unchanged.
 
-    The same bytes go to all of the same recipients, whatever became of each. It is a mail of its own, with an id of its
-    own; nothing of the caller's canvas follows it. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when
-    the content is kept no longer or cannot be read.
+    The same bytes are sent to all of the same recipients, whatever their status in the original. The copy has a new id
+    and no continuation in the caller's canvas. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when the
+    content is no longer kept or cannot be read.
     """
     if not rows.is_name(delivery_id):
         raise Delivery.DoesNotExist
@@ -112,16 +114,16 @@ def _send(delivery_id: str, statuses: Collection[Status]) -> bool:
         _require_readable(delivery)
         if transitions.send_now(delivery, **_changes(delivery)):
             return True
-        delivery = rows.load(delivery_id)  # somebody has moved it since
+        delivery = rows.load(delivery_id)  # it was changed meanwhile
     return False
 
 
 def _require_readable(delivery: Delivery) -> None:
-    """Raise ``ContentUnavailable`` for what would be put off for the same reason at each attempt."""
+    """Raise ``ContentUnavailable`` for a delivery whose attempts would all be deferred for the same reason."""
     if not rows.is_readable(delivery):
         raise ContentUnavailable("its recipients cannot be read")
     with contextlib.closing(content.stored(delivery).blocks()) as blocks:
-        next(blocks, b"")  # the first says whether it is there and can be opened
+        next(blocks, b"")  # the first block shows whether it exists and can be decrypted
 
 
 def _changes(delivery: Delivery) -> dict[str, object]:
@@ -131,7 +133,7 @@ def _changes(delivery: Delivery) -> dict[str, object]:
         changes |= {
             "recipients": [_pending_again(item) for item in delivery.recipients],
             "finished_at": None,
-            # What followed has been told of the failure, or is not to be told of it any more.
+            # The continuation was already told of the failure, or must not be told any more.
             "options": "" if delivery.is_settled else delivery.options,
             "continue_after": None,
         }
@@ -140,12 +142,15 @@ def _changes(delivery: Delivery) -> dict[str, object]:
     return changes
 
 
-#: What was settled by staging safety, or by erasing somebody, stays so.
+#: Causes of recipients that stay settled: staging safety, and erasure.
 _STAYS = (Cause.WITHHELD.value, Cause.ERASED.value)
 
 
 def _pending_again(item: dict[str, object]) -> dict[str, object]:
-    """A recipient that only the quarantine has settled: no server's reply and no staging safety had a hand in it."""
+    """Return a recipient as pending if only the quarantine settled it.
+
+    A server's reply, staging safety or an erasure stays in force.
+    """
     if item["status"] == "failed" and not item.get("code") and item.get("cause") not in _STAYS:
         return {"address": item["address"], "status": "pending"}
     return item

@@ -1,7 +1,7 @@
-"""What is kept no longer: finished deliveries, contents of accepted mail, results, orphaned files, old breakers.
+"""Delete old data: finished deliveries, contents of accepted mail, results, orphaned files, old circuit breakers.
 
-Everything goes in small batches, each a short transaction that begins where the one before has ended, so that neither
-the size of the table nor what stays in it matters. Nothing that is not finished is ever touched.
+Rows are deleted in small batches. Each batch is a short transaction that starts where the previous one ended, so the
+size of the table, and the rows that stay in it, do not matter. Unfinished deliveries are never changed.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from email_integration.on_commit import after_commit
 
 from . import orphans
 
-#: How many rows go in one short transaction.
+#: Rows that one short transaction deletes.
 BATCH = 500
 
-#: A circuit breaker that no probe was made for in so long is that of a relay that is not used any more.
+#: A circuit breaker without a probe for this long belongs to a relay that is no longer used.
 _FORGOTTEN = dt.timedelta(days=30)
 
-#: For how long a revoked task is remembered of which there is no delivery.
+#: How long a revoked task without a delivery is remembered.
 _UNKNOWN = dt.timedelta(days=1)
 
-#: How the names of this app's tasks begin, in results that have names (CELERY_RESULT_EXTENDED).
+#: The prefix of this app's task names, in results that have names (CELERY_RESULT_EXTENDED).
 _TASKS = "email_integration.tasks."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How many of each were deleted, or would be."""
+    """The numbers of rows and files that were deleted, or in a dry run would be."""
 
     deliveries: int
-    #: Of accepted mail whose delivery is kept.
+    #: Contents of accepted mail whose delivery is kept.
     contents: int
     #: Rows of django-celery-results.
     results: int
@@ -56,7 +56,10 @@ class Pruned:
 
 
 def prune(*, dry_run: bool = False) -> Pruned:
-    """Delete what is kept no longer. Any number of processes may do so at once; what one leaves, the next one takes."""
+    """Delete the data whose retention time is over. With ``dry_run`` only count it.
+
+    Several processes may do this at once; the next one deletes the rows that one leaves.
+    """
     deliveries, contents, results, breakers = _deliveries(), _contents(), _results(), _breakers()
     count: Counter[str] = Counter(orphans=orphans.collect(dry_run=dry_run))
     if dry_run:
@@ -75,22 +78,25 @@ def prune(*, dry_run: bool = False) -> Pruned:
     return Pruned(**{name: count[name] for name in Pruned.__dataclass_fields__})
 
 
-# -- what goes ------------------------------------------------------------------------------------------------------
+# -- selection --------------------------------------------------------------------------------------------------------
 
 
 def _deliveries() -> QuerySet[Delivery]:
-    """Finished ones, after RETENTION_DAYS; those that something has still to follow are not finished in full."""
+    """Return the deliveries finished RETENTION_DAYS ago or earlier, without those that have a pending continuation."""
     return Delivery.objects.filter(finished_at__lt=_ago(conf.get("RETENTION_DAYS")), continue_after=None)
 
 
 def _contents() -> QuerySet[Delivery]:
-    """Those of accepted mail, after CONTENT_RETENTION_DAYS; with 0 what was kept under another setting."""
+    """Return accepted mail with a content older than CONTENT_RETENTION_DAYS.
+
+    With 0 it was kept under another setting.
+    """
     limit = _ago(conf.get("CONTENT_RETENTION_DAYS"))
     return Delivery.objects.filter(finished_at__lt=limit, has_content=True, status=Status.ACCEPTED)
 
 
 def _results() -> QuerySet[Any] | None:
-    """Those that say that they are of our tasks. All others go with their deliveries."""
+    """Return old results with a name of this app's tasks. Other results are deleted with their deliveries."""
     rows = _all_results()
     if rows is None:
         return None
@@ -98,7 +104,7 @@ def _results() -> QuerySet[Any] | None:
 
 
 def _all_results() -> QuerySet[Any] | None:
-    """The rows of django-celery-results, which may be in another database; None where it is not installed."""
+    """Return the rows of django-celery-results, possibly in another database; None when it is not installed."""
     if not apps.is_installed("django_celery_results"):
         return None
     model: Any = apps.get_model("django_celery_results", "TaskResult")
@@ -118,11 +124,11 @@ def _ago(days: int) -> dt.datetime:
     return timezone.now() - dt.timedelta(days=days)
 
 
-# -- how ------------------------------------------------------------------------------------------------------------
+# -- deletion ---------------------------------------------------------------------------------------------------------
 
 
 def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[list[Any]], Counter[str]]) -> Counter[str]:
-    """Have ``delete`` work on all ``rows``, the oldest by ``moment`` first, so many at a time."""
+    """Call ``delete`` for all ``rows`` in batches, the oldest by ``moment`` first, and return the sum of its counts."""
     using = rows.db
     rows = rows.order_by(moment)
     if can_skip_locked_rows(transaction.get_connection(using)):
@@ -137,15 +143,15 @@ def _in_batches(rows: QuerySet[Any], moment: str, delete: Callable[[list[Any]], 
             count += delete([pk for _, pk in taken])
         rest = len(taken) == BATCH
         if rest:
-            # Not from the start again: what was deleted is still walked over until the database has tidied up.
+            # Not from the beginning: the database still reads deleted rows until it has vacuumed the table.
             batch = rows.filter(**{f"{moment}__gte": taken[-1][0]})
-            # As long as it has worked, so that others get their turn where only one can write at a time.
+            # As long as the work took, so that other writers get their turn if the database has only one at a time.
             time.sleep(time.monotonic() - started)
     return count
 
 
 def _delete_deliveries(ids: list[Any]) -> Counter[str]:
-    """With their attempts, their results and their files."""
+    """Delete deliveries with their attempts, results and files."""
     rows = Delivery.objects.filter(pk__in=ids)
     _remove_files(rows)
     deleted = rows.only("pk").delete()[1].get(Delivery._meta.label, 0)
@@ -167,6 +173,6 @@ def _delete_results(ids: list[Any]) -> Counter[str]:
 
 
 def _remove_files(rows: QuerySet[Delivery]) -> None:
-    """Once the transaction is committed."""
+    """Remove the files of ``rows`` after the commit."""
     for name in rows.exclude(content_file="").values_list("content_file", flat=True):
-        after_commit("delete a content", functools.partial(content.remove_file, name), using=rows.db)
+        after_commit("delete stored content", functools.partial(content.remove_file, name), using=rows.db)

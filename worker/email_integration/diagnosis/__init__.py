@@ -1,6 +1,7 @@
-"""Is everything in place for mail to leave? Each answer is a line that says what to do.
+"""Diagnose whether the set-up can send mail, and suggest a fix for each problem.
 
-Read by ``manage.py validate_notification_setup``; what needs no network is in ``email_integration.checks`` too.
+``manage.py validate_notification_setup`` runs the whole diagnosis. The checks that need no network are also system
+checks, in ``email_integration.checks``.
 """
 
 from .findings import Finding, Level, Section, as_data, as_text, has_errors

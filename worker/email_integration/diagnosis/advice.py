@@ -1,4 +1,7 @@
-"""What to do when a server refuses us, by what it said: the same words in the admin, the shell and the guide."""
+"""Advice for a failed connection, login or mail, chosen by the kind of failure and the server's reply.
+
+The admin, the command line and the configuration guide use the same texts.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +40,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """``key`` is the heading in docs/configuration.md under which there is more; ``text`` is lazily translated."""
+    """Advice for one failure.
+
+    ``key`` is the heading in docs/configuration.md with more information. ``text`` is translated lazily.
+    """
 
     key: str
     text: Text
 
 
 def advise(failure: SMTPFailure, relay: Relay) -> Advice:
-    """Say what to do about ``failure``, which happened with ``relay``."""
+    """Return the advice for ``failure``, which occurred with ``relay``."""
     key = _key(failure, relay)
     place = {"host": relay.host, "port": relay.port, "timeout": f"{relay.timeout:g}", "username": relay.username}
     text = format_lazy(ADVICE[key], **place)
@@ -53,18 +59,18 @@ def advise(failure: SMTPFailure, relay: Relay) -> Advice:
 
 
 def _more(key: str, failure: SMTPFailure, relay: Relay) -> _StrOrPromise:
-    """What is special in this case, in another sentence; '' for nothing."""
+    """Return an additional sentence for this particular failure, or ''."""
     if key == "ehlo-name":
         said = failure.seen.ehlo_name or relay.ehlo_name
-        return format_lazy(_("The name that was said is {name}."), name=said) if said else ""
+        return format_lazy(_("The name that was sent is {name}."), name=said) if said else ""
     if key == "not-smtp":
-        return format_lazy(_("What answered: {answer}."), answer=_answer(failure))
+        return format_lazy(_("The answer was: {answer}."), answer=_answer(failure))
     if key == "connections":
         size = min(conf.get("SESSIONS"), relay.max_connections or conf.get("SESSIONS"))
-        return format_lazy(_("It is {size} now."), size=size)
+        return format_lazy(_("Now each process may open {size}."), size=size)
     if key in ("password", "app-password") and relay.tokens is None:
         doubt = validators.doubt_about_secret(relay.password)
-        return format_lazy(_("The password that was tried is doubtful. {doubt}"), doubt=doubt) if doubt else ""
+        return format_lazy(_("The password that was tried may be wrong. {doubt}"), doubt=doubt) if doubt else ""
     return ""
 
 
@@ -95,7 +101,8 @@ def _key_of_losing(failure: ConnectionLost, relay: Relay) -> str:
             return "silence" if _LIKE_SMTP.match(words) else "not-smtp"
         if relay.use_ssl or (failure.detail == MALFORMED and not words):
             return "silence"
-        # A server that speaks TLS from the start waits for the client's first word, and so does the client.
+        # A server that speaks TLS from the start waits for the client to begin. A client without TLS waits for the
+        # greeting.
         return "port-and-encryption" if relay.port == 465 else "tls-from-the-start"
     if failure.is_silence:
         return "timeout"
@@ -129,7 +136,7 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
     said, cause = _one_line(reply), recognise(phase, reply)
     key = next((key for key, pattern in _WORDS if pattern.search(said)), None)
     if phase is Phase.GREETING and key == "ehlo-name":
-        key = None  # we have not introduced ourselves yet
+        key = None  # the client has not sent its name yet
     blocked = _BLOCKED.search(said) is not None
     if key is None and phase is Phase.EHLO and reply.permanent and cause not in _NOT_OF_THE_NAME:
         key = "ehlo-name" if reply.code in _OF_SYNTAX or not blocked else None
@@ -142,14 +149,17 @@ def _key_of_reply(phase: Phase, reply: Reply, relay: Relay, seen: Seen) -> str:
 
 
 def _key_of_other_protocol(reply: Reply, seen: Seen) -> str | None:
-    """What a server speaks that knows neither EHLO nor HELO, though it begins as one of SMTP does."""
+    """Return the advice key for a protocol that knows neither EHLO nor HELO, or None.
+
+    The replies of such a protocol (LMTP, FTP) begin as SMTP replies do.
+    """
     if _LMTP.search(reply.text) or (_LMTP.search(_greeting(seen)) and not _SMTP.search(_greeting(seen))):
         return "lmtp"
     return "not-smtp" if reply.code in (500, 502) or _FTP.search(_greeting(seen)) else None
 
 
 def _lacks_login(phase: Phase, relay: Relay, seen: Seen) -> bool:
-    """Whether it is the lack of a login that a server may mean that takes nothing from this machine."""
+    """Return whether the server may reject this client because of the missing login."""
     if relay.logs_in or phase in (Phase.CONNECT, Phase.GREETING, Phase.EHLO):
         return False
     offers = {line.split()[0] for line in seen.capabilities if line}
@@ -161,7 +171,7 @@ def _greeting(seen: Seen) -> str:
 
 
 def _answer(failure: SMTPFailure) -> str:
-    """The protocol of what answered, or its first words."""
+    """Return the name of the protocol that the server speaks, with its first words, or only these words."""
     said = _greeting(failure.seen) or (f"{failure.reply.code} {failure.reply.text}" if failure.reply else "")
     line = "".join(character if character.isprintable() else " " for character in said[:200]).strip()
     quoted = f"“{line[:_QUOTED]}{'…' if len(line) > _QUOTED else ''}”"
@@ -169,11 +179,11 @@ def _answer(failure: SMTPFailure) -> str:
     return f"{protocol} ({quoted})" if protocol else quoted
 
 
-#: How many characters are shown of what is no SMTP.
+#: How many characters to show of an answer that is not SMTP.
 _QUOTED = 60
 
 _LMTP = re.compile(r"\b(LMTP|LHLO)\b", re.I)
-#: A greeting need not name its protocol; one that does is of no other, whatever the host is called.
+#: A greeting need not name its protocol. A greeting that names SMTP is SMTP, whatever the host is called.
 _SMTP = re.compile(r"\bE?SMTP\b", re.I)
 _FTP = re.compile(r"^(?!.*\bE?SMTP\b).*(\bFTP\b|FTPd?\b)", re.I | re.S)
 _PROTOCOLS = (
@@ -183,12 +193,12 @@ _PROTOCOLS = (
     ("SSH", re.compile(r"^SSH-")),
     ("FTP", _FTP),
 )
-#: What may be the beginning of a greeting.
+#: The possible beginning of an SMTP greeting.
 _LIKE_SMTP = re.compile(rb"[2-5]\d\d(?:[ -]|\r?\n)")
-#: An alert or a handshake (RFC 8446 §5.1).
+#: A TLS alert or handshake record (RFC 8446 §5.1).
 _TLS_RECORD = re.compile(rb"[\x15\x16]\x03")
 
-#: What is told by its words, whatever else is in the reply, the first that fits.
+#: Patterns that decide regardless of the rest of the reply. The first match counts.
 _WORDS = (
     (
         "server-fault",
@@ -210,29 +220,29 @@ _WORDS = (
         ),
     ),
     ("starttls-first", re.compile(r"^538 |^\d{3} 5\.7\.11 ")),
-    # 503 is said to those who have not introduced themselves at all.
+    # Servers send 503 to a client that has sent no EHLO or HELO.
     ("ehlo-name", re.compile(r"^(?!503).*\b(helo|ehlo)\b", re.I)),
 )
 
-#: What is refused is the mechanism, not what was said by it (RFC 4954 §4 and §6).
+#: The server rejects the mechanism, not the credentials (RFC 4954 §4 and §6).
 _NO_SUCH_WAY = re.compile(r"^50[24] |^534 .*mechanism", re.I | re.S)
 
-#: What a server means that refuses EHLO, other than the name.
+#: Causes other than the client's name for which a server rejects EHLO.
 _NOT_OF_THE_NAME = frozenset(
     {Cause.STARTTLS_FIRST, Cause.LOGIN_NEEDED, Cause.LOCKED, Cause.LIMIT, Cause.TOO_MANY_LOGINS}
 )
-#: The syntax of a command or of what it names.
+#: Codes for a syntax error in a command or in its argument.
 _OF_SYNTAX = (501, 504, 553)
-#: The address itself is refused, by a list or by name: no login would help, and no other name.
+#: The server rejects the client's IP address, by a blocklist or by name. A login or another EHLO name does not help.
 _BLOCKED = re.compile(r"block(ed|list| list)|black ?list|spamhaus|banned|\bip\b|reputation", re.I)
-#: What is said to those who have not logged in, where that is not said.
+#: Replies to a client that has not logged in, although they do not mention a login.
 _DENIED = re.compile(r"access denied|not (logged in|authenticated)", re.I)
 
 _ADDRESS = re.compile(r"<[^<>]*>|[^\s<>]+@[^\s<>]+")
 
 
 def _one_line(reply: Reply) -> str:
-    """The code and the text, without addresses, which can hold any word."""
+    """Return the code and the text on one line, without mail addresses, because an address can contain any word."""
     return f"{reply.code} {' '.join(_ADDRESS.sub('', reply.text[:2000]).split())}"
 
 

@@ -1,4 +1,4 @@
-"""The blockers: what holds mail back or sends it elsewhere on purpose."""
+"""Diagnose the blockers: settings and states that hold mail back or redirect it on purpose."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from .findings import Finding, counted, info, ok, warning
 
 
 def diagnose_blockers() -> list[Finding]:
-    """The pause, the redirection, the allow-list, and how much mail waits."""
+    """Report the pause, the redirection, the allow-list, and how much mail is waiting."""
     found = [*_settings(), *_rows()]
-    return found or [ok("blockers", "Nothing holds mail back")]
+    return found or [ok("blockers", "No mail is held or redirected")]
 
 
 def _settings() -> list[Finding]:
     found = []
     if conf.get("EMAIL_PAUSED"):
         found.append(
-            warning("pause", "Sending is paused by EMAIL_PAUSED: mail is taken and waits", "Unset it and restart.")
+            warning(
+                "pause",
+                "Sending is paused by EMAIL_PAUSED: mail is accepted and waits",
+                "Unset EMAIL_PAUSED, and restart all processes.",
+            )
         )
     if conf.get("REDIRECT_ALL_TO"):
         found.append(
             warning(
                 "redirect",
                 f"All mail goes to {_listed('REDIRECT_ALL_TO')} instead of its recipients (REDIRECT_ALL_TO)",
-                "Right for a copy of production, wrong in production: there, leave it empty.",
+                "This is right for a copy of production only. In production, leave it empty.",
             )
         )
     if conf.get("ALLOWED_RECIPIENTS"):
         found.append(
             warning(
                 "allowed",
-                f"Mail goes to nobody but {_listed('ALLOWED_RECIPIENTS')} (ALLOWED_RECIPIENTS)",
-                "Right for a copy of production, wrong in production: there, leave it empty.",
+                f"Mail goes only to {_listed('ALLOWED_RECIPIENTS')} (ALLOWED_RECIPIENTS)",
+                "This is right for a copy of production only. In production, leave it empty.",
             )
         )
     return found
@@ -52,8 +56,8 @@ def _rows() -> list[Finding]:
             found.append(
                 warning(
                     "pause",
-                    f"Sending is paused since {local_time(pause.since):%Y-%m-%d %H:%M}{by}{reason}: mail is "
-                    "taken and waits",
+                    f"Sending has been paused since {local_time(pause.since):%Y-%m-%d %H:%M}{by}{reason}: mail is "
+                    "accepted and waits",
                     "Run `manage.py resume_email`.",
                 )
             )
@@ -61,14 +65,14 @@ def _rows() -> list[Finding]:
         if waiting:
             found.append(info("waiting", f"{counted(waiting, 'delivery waits', 'deliveries wait')} for a server"))
         held = Delivery.objects.filter(status__in=(Status.IN_DOUBT, Status.QUARANTINED)).count()
-    except DatabaseError:  # said under 'database'
+    except DatabaseError:  # reported under 'database'
         return []
     if held:
         found.append(
             warning(
                 "held",
                 f"{counted(held, 'delivery is', 'deliveries are')} in doubt or quarantined",
-                "Look under Deliveries in the admin.",
+                "See Deliveries in the admin.",
             )
         )
     return found

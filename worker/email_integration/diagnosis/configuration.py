@@ -1,4 +1,4 @@
-"""The configuration in force, and whom to write to about it."""
+"""Diagnose the SMTP configuration in force and the recipients of alerts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .findings import Finding, error, info, ok, warning
 
 
 def diagnose_configuration() -> tuple[list[Finding], Relay | None]:
-    """Say which configuration mail goes by, and what is wrong with it; the relay if it can be tried."""
+    """Report the configuration in force and its errors, and return its relay if the relay can be tried."""
     try:
         config = SMTPConfig.objects.filter(is_active=True).first()
     except DatabaseError as failure:
@@ -51,10 +51,10 @@ def diagnose_configuration() -> tuple[list[Finding], Relay | None]:
 
 
 def diagnose_passwords() -> list[Finding]:
-    """Whether the stored passwords can be opened: that of the active configuration, and those that wait their turn."""
+    """Report whether the stored passwords can be decrypted, for the active configuration and for the others."""
     try:
         configs = list(SMTPConfig.objects.order_by("name"))
-    except DatabaseError:  # said with the configuration
+    except DatabaseError:  # reported with the configuration
         return []
     others = [config for config in configs if not config.is_active]
     found = [finding for config in others for finding in (*_unreadable(config), *_kept_elsewhere(config))]
@@ -62,24 +62,27 @@ def diagnose_passwords() -> list[Finding]:
     if active is not None and active.is_readable:
         kind = active.password_kind
         if not kind:
-            found.append(ok("smtp.password", "The password of the active configuration can be opened"))
-        elif not _kept_elsewhere(active):  # else said with the configuration
-            found.append(ok("smtp.password", f"The password of the active configuration is kept elsewhere ({kind}:)"))
+            found.append(ok("smtp.password", "The password of the active configuration can be decrypted"))
+        elif not _kept_elsewhere(active):  # if not, reported with the configuration
+            found.append(ok("smtp.password", f"The password of the active configuration is stored elsewhere ({kind}:)"))
     found += [_token(config) for config in configs if config.is_active and config.by_token]
     return [*found, *(finding for config in configs for finding in _ending(config))]
 
 
 def _ending(config: SMTPConfig) -> list[Finding]:
-    """That what a token is asked for with ends soon, or has ended."""
+    """Warn if the credential that is used to request tokens expires soon or has expired."""
     words = login.ending(config)
-    return [warning("smtp.secret", f"The {words}", "Replace it in the admin before then.")] if words else []
+    return [warning("smtp.secret", f"The {words}", "Replace it in the admin.")] if words else []
 
 
 def _token(config: SMTPConfig) -> Finding:
-    """Until when the token is good that mail goes by; the connection test has fetched one if that is possible."""
+    """Report how long the current OAuth token is valid.
+
+    The connection test runs first and fetches a token if that is possible.
+    """
     token = current_token(config)
     if token is None or (token.expires_at is None and token.failed_at is None):
-        return info("smtp.token", "No OAuth token was fetched yet")
+        return info("smtp.token", "No OAuth token has been fetched yet")
     until = f"is valid until {in_utc(token.expires_at):%Y-%m-%d %H:%M} UTC" if token.expires_at else ""
     if token.failed_at is not None:
         rest = f"; the last one {until}" if until else ""
@@ -88,7 +91,7 @@ def _token(config: SMTPConfig) -> Finding:
 
 
 def wrong_with_rows() -> list[Finding]:
-    """What is wrong with the active row, and which passwords cannot be opened. Raises ``DatabaseError``."""
+    """Report errors of the active row, and passwords that cannot be decrypted. Raises ``DatabaseError``."""
     return [
         finding
         for config in SMTPConfig.objects.order_by("name")
@@ -97,13 +100,17 @@ def wrong_with_rows() -> list[Finding]:
 
 
 def wrong_with_settings() -> list[Finding]:
-    """What is wrong with the server that the project's settings name; nothing when they name none. Asks no network."""
+    """Report errors of the server that the project's settings name, without network access.
+
+    Returns an empty list if the settings name no server.
+    """
     route = routing.settings_relay()
     if not isinstance(route, routing.Nowhere):
         return _wrong_with_relay(route)
     if not _settings_name_a_server():
         return []
-    return [error("smtp.valid", f"Mail cannot go by the settings: {route.in_settings}", _hint_for_settings())]
+    text = f"Mail cannot be sent through the server in the settings: {route.in_settings}"
+    return [error("smtp.valid", text, _hint_for_settings())]
 
 
 def _settings_name_a_server() -> bool:
@@ -121,7 +128,7 @@ def _settings() -> tuple[list[Finding], Relay | None]:
         return [
             error(
                 "smtp.source",
-                f"Mail has nowhere to go: {route.reason}",
+                f"Mail is held: {route.reason}",
                 "Activate a configuration under Email Integration → SMTP Configurations in the admin.",
             )
         ], None
@@ -142,7 +149,7 @@ def _wrong_with_relay(relay: Relay) -> list[Finding]:
             use_tls=relay.use_tls,
             use_ssl=relay.use_ssl,
             from_email=relay.from_email,
-            # The form's limits are not those of the settings.
+            # The form has other limits than the settings.
             timeout=round(min(max(1.0, relay.timeout), 600.0)),
         )
     )
@@ -150,7 +157,7 @@ def _wrong_with_relay(relay: Relay) -> list[Finding]:
 
 def _wrong_with(config: SMTPConfig) -> list[Finding]:
     try:
-        # The constraints say nothing that clean() does not, and Django has the database evaluate them.
+        # The constraints repeat rules of clean(), and Django would query the database to check them.
         config.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as invalid:
         return [
@@ -178,21 +185,21 @@ def _unreadable(config: SMTPConfig) -> list[Finding]:
         return [
             say(
                 "smtp.password",
-                f"A secret of “{config.name}”{who} was sealed for another row or another field",
-                "It was copied in the database. Enter it again in the admin.",
+                f"A secret of “{config.name}”{who} was encrypted for another row or another field",
+                "It was copied in the database. Enter the secret again in the admin.",
             )
         ]
     return [
         say(
             "smtp.password",
-            f"The password of “{config.name}”{who} cannot be opened with the keys in SMTP_PASSWORD_KEYS",
-            "Put the key it was sealed with back there, or enter the password again in the admin.",
+            f"The password of “{config.name}”{who} cannot be decrypted with the keys in SMTP_PASSWORD_KEYS",
+            "Add the key that encrypted it to SMTP_PASSWORD_KEYS again, or enter the password again in the admin.",
         )
     ]
 
 
 def _kept_elsewhere(config: SMTPConfig) -> list[Finding]:
-    """Which secrets of ``config`` cannot be had where they are kept, if they are kept elsewhere. Asks whoever does."""
+    """Report secrets of ``config`` that are stored elsewhere and cannot be fetched. Asks the secret providers."""
     return [
         finding
         for name in SECRETS
@@ -201,7 +208,7 @@ def _kept_elsewhere(config: SMTPConfig) -> list[Finding]:
 
 
 def _not_allowed(config: SMTPConfig) -> list[Finding]:
-    """Whether the settings allow the references among its secrets; asks nobody."""
+    """Report references among the secrets of ``config`` that the settings do not allow. Asks no secret provider."""
 
     def allow(text: str) -> None:
         found = references.parse(text)
@@ -220,21 +227,21 @@ def _not_had(config: SMTPConfig, name: str, ask: Callable[[str], object]) -> lis
         return [
             say(
                 "smtp.password",
-                f"The {what} of “{config.name}”{who} cannot be had: {str(unavailable).rstrip('.')}",
-                "Correct SECRET_REFERENCES, SECRET_PROVIDERS or the place where it is kept, or enter it again in the "
-                "admin.",
+                f"The {what} of “{config.name}”{who} cannot be fetched: {str(unavailable).rstrip('.')}",
+                "Correct SECRET_REFERENCES, SECRET_PROVIDERS or the place where the secret is stored, or enter the "
+                "secret again in the admin.",
             )
         ]
     except SecretUnreadable:
-        return []  # said of the key
+        return []  # reported with the key
     return []
 
 
 def default_recipient() -> str | None:
-    """Whom to write to when nobody is named: the first of ADMINS, else the first superuser with an address."""
+    """Return the default recipient of test mails: the first of ADMINS, else the first superuser with an address."""
     admins: list[Any] = settings.ADMINS
     for admin in admins:
-        # Django 6 takes plain addresses, and (name, address) pairs only until 7.0.
+        # Django 6 accepts plain addresses, and accepts (name, address) pairs only until 7.0.
         return str(admin if isinstance(admin, str) else admin[1])
     users = get_user_model()
     email = users.get_email_field_name()
@@ -252,18 +259,18 @@ def default_recipient() -> str | None:
 
 
 def diagnose_alerts() -> list[Finding]:
-    """Whether the configuration that alerts are written by is there, and is another than what they may be about."""
+    """Report whether the configuration for alerts exists, and whether it differs from those that alerts are about."""
     name = conf.get("ALERT_CONFIGURATION")
     if not name:
         return []
     try:
         config = SMTPConfig.objects.filter(name=name).first()
-    except DatabaseError:  # said with the configuration
+    except DatabaseError:  # reported with the configuration
         return []
     if config is None:
-        text = f"There is no SMTP configuration “{name}”, by which ALERT_CONFIGURATION has alerts written to ADMINS"
-        return [error("alerts", text, "Make it in the admin, or name another.")]
+        text = f"ALERT_CONFIGURATION names the SMTP configuration “{name}”, which does not exist"
+        return [error("alerts", text, "Create it in the admin, or name another configuration.")]
     if config.is_active:
-        text = f"Alerts are written by “{name}” (ALERT_CONFIGURATION), which is the active configuration"
-        return [warning("alerts", text, "Name another, which works when this one does not.")]
-    return [ok("alerts", f"Alerts are written to ADMINS by “{name}”")]
+        text = f"Alerts are sent through “{name}” (ALERT_CONFIGURATION), which is the active configuration"
+        return [warning("alerts", text, "Name another configuration, which works when this one does not.")]
+    return [ok("alerts", f"Alerts to ADMINS are sent through “{name}”")]

@@ -1,4 +1,4 @@
-"""The mail that shows that a relay works."""
+"""The mail that a connection test sends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from email_integration.smtp.connection_test import ConnectionTestMail
 
 
 def build_test_mail(relay: Relay, *, to: str) -> ConnectionTestMail:
-    """A mail to ``to`` with the sender of ``relay``, for ``smtp.connection_test``.
+    """Return a mail to ``to`` with the sender of ``relay``, for ``smtp.connection_test``.
 
-    REDIRECT_ALL_TO and ALLOWED_RECIPIENTS hold for it too. Raises ``InvalidMail`` for either address, and when
-    nobody is left to write to.
+    REDIRECT_ALL_TO and ALLOWED_RECIPIENTS apply to it too. Raises ``InvalidMail`` if either address is invalid or no
+    recipient is left.
     """
     message = EmailMessage(
         subject=_("Test mail"),
@@ -27,7 +27,7 @@ def build_test_mail(relay: Relay, *, to: str) -> ConnectionTestMail:
         from_email=relay.from_email,
         to=[to],
     )
-    # Without a sender of the relay's own Django puts DEFAULT_FROM_EMAIL in, as for any mail.
+    # If the relay has no sender, Django uses DEFAULT_FROM_EMAIL, as for any mail.
     rendered = render(message)
     try:
         plan = sandbox.plan_now(rendered.recipients)

@@ -1,4 +1,4 @@
-"""The database: reachable, migrated, on time."""
+"""Diagnose the database: connection, migrations, schemas, pooler and clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from email_integration.models import Delivery
 
 from .findings import Finding, error, ok, warning
 
-#: Seconds by which two clocks may differ unnoticed, and by which they may not differ.
+#: Clock difference in seconds: above the first value it is a warning, above the second an error.
 SKEW_NOTICED, SKEW_TOO_MUCH = 2.0, 60.0
 
 _SECONDS_SINCE_EPOCH = {
@@ -26,7 +26,7 @@ _SECONDS_SINCE_EPOCH = {
 
 
 def diagnose_database() -> list[Finding]:
-    """Everything about it; the first finding alone when it cannot be reached."""
+    """Return all findings about the database, or only the first one if the database cannot be reached."""
     alias = rows.database()
     try:
         connections[alias].ensure_connection()
@@ -36,13 +36,13 @@ def diagnose_database() -> list[Finding]:
             error(
                 "database.connection",
                 f"The database “{alias}” cannot be reached ({type(failure).__name__})",
-                "Check that it runs, and the DATABASES setting.",
+                "Check that it runs and that the setting DATABASES is right.",
             )
         ]
 
 
 def diagnose_pooler(alias: str) -> list[Finding]:
-    """Does a pooler lose what the database is to keep? Raises what the database raises."""
+    """Report whether a connection pooler loses prepared statements. Raises the errors of the database."""
     return [error("database.pooler", LOST.rstrip("."), HINT)] if loses_statements(alias) else []
 
 
@@ -51,18 +51,19 @@ def _migrations(alias: str) -> Finding:
     try:
         waiting = missing_migrations(connections[alias], ours)
     except InconsistentMigrationHistory:
-        return error("database.migrations", "The history of migrations contradicts itself", "See `manage.py migrate`.")
+        return error("database.migrations", "The migration history is inconsistent", "Run `manage.py migrate`.")
     if waiting:
         more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
         return error(
             "database.migrations",
-            f"Migrations are missing: {', '.join(waiting[:3])}{more}",
+            f"Migrations have not been run: {', '.join(waiting[:3])}{more}",
             "Run `manage.py migrate`.",
         )
-    return ok("database.migrations", f"Database “{alias}” ({connections[alias].vendor}) is there and migrated")
+    return ok("database.migrations", f"The database “{alias}” ({connections[alias].vendor}) answers and is migrated")
 
 
-#: The schemas that have a table of this name, the one that this process uses first. What a person may not use counts.
+#: The schemas that have a table of this name, with the one that this process uses first. It includes schemas that
+#: the database user may not use.
 _SCHEMAS = """
 SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%%'
@@ -71,7 +72,10 @@ ORDER BY c.oid = to_regclass(%s) DESC NULLS LAST, n.nspname
 
 
 def diagnose_schemas(alias: str) -> list[Finding]:
-    """Whether mail may be in a schema that no worker looks into. Raises ``DatabaseError``."""
+    """Warn if other schemas have the table too, because workers of this one do not send their mail.
+
+    Raises ``DatabaseError``.
+    """
     connection, table = connections[alias], Delivery._meta.db_table
     if connection.vendor != "postgresql":
         return []
@@ -84,15 +88,15 @@ def diagnose_schemas(alias: str) -> list[Finding]:
     return [
         warning(
             "database.schemas",
-            f"The table “{table}” is in the schemas {', '.join(others[:3])}{more} too, beside “{ours}”: mail that is "
-            "submitted there is sent by no worker of this one",
-            "Have the app in one schema that all share. See docs/databases.md.",
+            f"The table “{table}” is in the schema “{ours}” and also in {', '.join(others[:3])}{more}: workers of "
+            f"“{ours}” do not send mail that is submitted in another schema",
+            "Install the app in one schema that all processes share. See docs/databases.md.",
         )
     ]
 
 
 def _clock(alias: str) -> list[Finding]:
-    """Leases, due times and expiries are compared across hosts."""
+    """Compare the clocks of this host and the database: leases, due times and expiries are compared across hosts."""
     query = _SECONDS_SINCE_EPOCH.get(connections[alias].vendor)
     if query is None:
         return []
@@ -112,6 +116,6 @@ def _clock(alias: str) -> list[Finding]:
         say(
             "clock",
             f"The clocks of this host and of the database differ by {skew:.0f} s",
-            "Synchronise them (NTP): times of mail are compared across hosts.",
+            "Synchronise the clocks (NTP): times of mails are compared across hosts.",
         )
     ]

@@ -1,4 +1,4 @@
-"""What a check of the set-up finds, as values."""
+"""The findings of a diagnosis, as values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     INFO = "info"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
     @property
     def mark(self) -> str:
-        """What stands before its line."""
+        """Return the mark before the finding's line."""
         return _MARKS[self]
 
 
@@ -27,7 +27,10 @@ _MARKS = {Level.OK: "✓", Level.INFO: "ℹ", Level.WARNING: "⚠", Level.ERROR:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line: ``check`` names it for machines and stays the same, ``hint`` says what to do."""
+    """One line of a diagnosis.
+
+    ``check`` is a stable name for programs. ``hint`` says how to fix the problem.
+    """
 
     check: str
     level: Level
@@ -40,15 +43,15 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Findings under one heading, in paragraphs that a blank line parts."""
+    """Findings under one heading, in paragraphs separated by a blank line."""
 
     title: str
     findings: tuple[Finding, ...] = ()
-    #: Further findings under headings of their own.
+    #: Further findings with their own headings.
     parts: tuple[Section, ...] = field(default=())
 
     def all(self) -> Iterable[Finding]:
-        """The findings, those of the parts too."""
+        """Return all findings, including those of the parts."""
         yield from self.findings
         for part in self.parts:
             yield from part.all()
@@ -71,17 +74,17 @@ def error(check: str, text: str, hint: str) -> Finding:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """So many of something, as one says it."""
+    """Return a number with the noun in singular or plural."""
     return f"{number} {one if number == 1 else many}"
 
 
 def has_errors(sections: Sequence[Section]) -> bool:
-    """Whether anything stands in the way of mail."""
+    """Return whether an error prevents sending."""
     return any(finding.level is Level.ERROR for section in sections for finding in section.all())
 
 
 def as_text(sections: Sequence[Section]) -> str:
-    """The sections as a person reads them, numbered."""
+    """Return the sections as numbered text for people."""
     blocks = []
     for number, section in enumerate(sections, start=1):
         blocks.append([f"{number}. {section.title}...", *(f"   {finding}" for finding in section.findings)])
@@ -92,7 +95,7 @@ def as_text(sections: Sequence[Section]) -> str:
 
 
 def as_data(sections: Sequence[Section]) -> dict[str, Any]:
-    """The same for a program: stable names, no marks."""
+    """Return the sections for programs, with stable names and without marks."""
     return {
         "ok": not has_errors(sections),
         "findings": [asdict(finding) for section in sections for finding in section.all()],

@@ -1,4 +1,4 @@
-"""Running several checks at once, none of them for longer than is good for whoever waits for the results."""
+"""Run several checks at the same time, with a limit on how long the caller waits for the results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """Whether it is well, in a sentence for a person, and how many seconds it took to find out."""
+    """Whether a check succeeded, a sentence for people, and the duration in seconds."""
 
     ok: bool
     text: str
     seconds: float
 
 
-#: Returns whether it is well, and the sentence.
+#: Returns whether the check succeeded, and a sentence for people.
 Check = Callable[[], tuple[bool, str]]
 
 
 class CheckGroup:
-    """Checks by name. All state is ``_running``, the checks that have not returned yet, under ``_lock``."""
+    """Checks by name.
+
+    All mutable state is ``_running``, the checks that have not returned yet. ``_lock`` protects it.
+    """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
@@ -37,14 +40,14 @@ class CheckGroup:
         self._running: dict[str, Future[CheckResult]] = {}
 
     def run(self, *, patience: float) -> dict[str, CheckResult]:
-        """Run all checks, for ``patience`` seconds in all; what has not returned by then is not well.
+        """Run all checks, for at most ``patience`` seconds together. A check without a result by then has failed.
 
-        Whoever runs them meanwhile gets the same results, so that what hangs is not started again and again.
+        Concurrent callers share the running checks, so a check that hangs is not started again.
         """
         return self.start(patience=patience)()
 
     def start(self, *, patience: float) -> Callable[[], dict[str, CheckResult]]:
-        """Start all checks, and return what waits for their results: until ``patience`` seconds from now."""
+        """Start all checks, and return a function that waits for their results until ``patience`` seconds from now."""
         began = time.monotonic()
         running = {name: self._start(name) for name in self._checks}
 
@@ -61,7 +64,7 @@ class CheckGroup:
             future = self._running.get(name)
             if future is None:
                 future = self._running[name] = Future()
-                # A daemon: one that hangs must not keep the process from ending.
+                # A daemon thread, because a check that hangs must not keep the process alive.
                 threading.Thread(target=self._run, args=(name, future), name=f"check {name}", daemon=True).start()
             return future
 
@@ -69,11 +72,11 @@ class CheckGroup:
         began = time.monotonic()
         try:
             ok, text = self._checks[name]()
-        except Exception as error:  # whatever it is, it is not well; its text may hold an address
+        except Exception as error:  # any error is a failure; its text may contain an address
             logger.error("The check %r failed (%s).", name, type(error).__name__)
-            ok, text = False, f"It cannot be checked ({type(error).__name__})"
+            ok, text = False, f"The check failed ({type(error).__name__})"
         finally:
-            connections.close_all()  # those of this thread
+            connections.close_all()  # the connections of this thread
         with self._lock:
             del self._running[name]
         future.set_result(CheckResult(ok=ok, text=text, seconds=time.monotonic() - began))
@@ -83,4 +86,4 @@ def _result(future: Future[CheckResult], left: float, patience: float) -> CheckR
     try:
         return future.result(timeout=max(0.0, left))
     except TimeoutError:
-        return CheckResult(ok=False, text=f"No answer within {patience:g} s", seconds=patience)
+        return CheckResult(ok=False, text=f"The check did not finish within {patience:g} s", seconds=patience)

@@ -1,4 +1,4 @@
-"""The whole diagnosis, in the order in which it is read."""
+"""The whole diagnosis, in reading order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from .workers import diagnose_cache, diagnose_celery
 
 
 def diagnose(*, test_email: str | None = None, patience: float = 1.0) -> list[Section]:
-    """Diagnose the set-up; with ``test_email`` also send a mail there, directly and not through the queue.
+    """Diagnose the set-up and return the sections.
 
-    An empty ``test_email`` means the first of ADMINS, else the first superuser with an address. Workers have
-    ``patience`` seconds to answer.
+    Args:
+        test_email: if not None, also send a test mail to this address, directly and not through the queue. An empty
+            string means the first of ADMINS, else the first superuser with an address.
+        patience: seconds that workers have to answer.
     """
     found, relay = diagnose_configuration()
     parts: list[Section] = []
@@ -39,7 +41,7 @@ def diagnose(*, test_email: str | None = None, patience: float = 1.0) -> list[Se
             findings=(*diagnose_database(), diagnose_cache(), *diagnose_storage(patience=patience)),
         ),
         Section(title="Checking broker, workers and beat", findings=tuple(diagnose_celery(patience=patience))),
-        Section(title="Checking what holds mail back", findings=tuple(diagnose_blockers())),
+        Section(title="Checking pauses, redirects and held mail", findings=tuple(diagnose_blockers())),
     ]
 
 
@@ -54,8 +56,8 @@ def _test(relay: Relay, test_email: str | None) -> tuple[list[Finding], list[Fin
         lines.append(
             error(
                 "smtp.test_email",
-                "There is nobody to write to: ADMINS is empty and no superuser has an address",
-                "Name one: --test-email you@example.com",
+                "The test email has no recipient: ADMINS is empty and no superuser has an address",
+                "Name a recipient: --test-email you@example.com",
             )
         )
     return lines, server.details(report)

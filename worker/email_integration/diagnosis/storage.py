@@ -1,4 +1,4 @@
-"""The storage of large contents: can it be written, and do the workers read what is written here?"""
+"""Diagnose the storage of large contents: whether this process can write it and workers can read the same files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from email_integration.tasks import health
 
 from .findings import Finding, error, info, ok
 
-_HINT = "Have all processes that submit mail, and all workers, use one storage: a shared volume, or object storage."
+_HINT = "All workers and all processes that submit mail must use one storage: a shared volume, or object storage."
 
 
 def diagnose_storage(*, patience: float) -> list[Finding]:
-    """Write a file, and ask the workers whether they see it; nothing when the project has no such storage.
+    """Write a file, and ask the workers whether they see it.
 
-    Workers have ``patience`` seconds to answer, which are waited for in full.
+    Waits the full ``patience`` seconds for the answers. Returns an empty list if the project has no such storage.
     """
     alias = conf.get("PAYLOAD_STORAGE")
     try:
         if content.storage_of_contents() is None:
             return []
-    except Exception as failure:  # each storage has its own
+    except Exception as failure:  # each storage has its own exceptions
         return [
             error("storage", f"The storage “{alias}” cannot be used ({type(failure).__name__})", "Correct STORAGES.")
         ]
@@ -29,25 +29,27 @@ def diagnose_storage(*, patience: float) -> list[Finding]:
         return [
             error(
                 "storage",
-                f"The storage “{alias}” takes no file, so the contents of large mails go into the database",
-                "See the log for the reason; check its space and its permissions.",
+                f"The storage “{alias}” does not accept files, so the database stores the contents of large mails",
+                "The log shows the reason. Check the free space and the permissions of the storage.",
             )
         ]
     try:
         if not content.has_file(name):
-            return [error("storage", f"The storage “{alias}” does not give back what it was given", "Check it.")]
-        return [ok("storage", f"The storage “{alias}” takes files and gives them back"), *_workers(name, patience)]
+            return [
+                error("storage", f"The storage “{alias}” does not return a file that it stored", "Check the storage.")
+            ]
+        return [ok("storage", f"The storage “{alias}” stores files and returns them"), *_workers(name, patience)]
     finally:
         content.remove_file(name)
 
 
 def _workers(name: str, patience: float) -> list[Finding]:
-    """Which workers do not see the file."""
+    """Report the workers that do not see the file ``name``."""
     seen = health.who_sees(name, timeout=patience)
     blind = [worker for worker, sees in seen.items() if not sees]
     if not seen:
-        return [info("storage.workers", "Whether workers see them too cannot be told: none answers")]
+        return [info("storage.workers", "No worker answered, so it is not known whether workers see these files")]
     return [
-        error("storage.workers", f"The worker {worker} does not see the files that are stored here", _HINT)
+        error("storage.workers", f"The worker {worker} does not see the files that this process stores", _HINT)
         for worker in blind
-    ] or [ok("storage.workers", "The workers see the files that are stored here")]
+    ] or [ok("storage.workers", "The workers see the files that this process stores")]

@@ -1,4 +1,4 @@
-"""Cache, broker, workers, beat, results: what takes a mail from the database to the server."""
+"""Diagnose cache, broker, workers, beat and results: the path of a mail from the database to the server."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from email_integration.tasks import health
 from .database import SKEW_NOTICED
 from .findings import Finding, counted, error, info, ok, warning
 
-#: Caches that one process keeps to itself.
+#: Cache backends that other processes cannot see.
 UNSHARED = (".LocMemCache", ".DummyCache")
 
 
 def cache_is_shared() -> bool:
-    """Whether the cache that carries the configuration generation reaches other processes."""
+    """Return whether other processes can read the configuration generation in the cache."""
     backend = str(settings.CACHES.get(conf.get("CACHE"), {}).get("BACKEND", ""))
     return not backend.endswith(UNSHARED)
 
 
 def diagnose_cache() -> Finding:
-    """Can a change of the configuration reach other processes at once?"""
+    """Report whether a configuration change reaches other processes immediately."""
     alias = conf.get("CACHE")
     if not cache_is_shared():
         return warning(
@@ -52,7 +52,7 @@ def diagnose_cache() -> Finding:
             cache.delete(key)
     except InvalidCacheBackendError as failure:
         return error("cache", f"The cache “{alias}” cannot be used: {failure}", "Correct CACHES.")
-    except Exception as failure:  # every cache backend has exceptions of its own
+    except Exception as failure:  # each cache backend has its own exceptions
         table = settings.CACHES[alias].get("LOCATION")
         if in_databases := databases(caches[alias]):
             return error(
@@ -64,30 +64,31 @@ def diagnose_cache() -> Finding:
             )
         return error(
             "cache",
-            f"The cache “{alias}” is out of reach ({type(failure).__name__}): workers follow a changed configuration "
+            f"The cache “{alias}” cannot be reached ({type(failure).__name__}): workers follow a changed configuration "
             f"only after up to {conf.get('CONFIG_CACHE_TTL'):g} s",
-            "Check that its server runs, and the CACHES setting.",
+            "Check that its server runs and that the setting CACHES is right.",
         )
     if kept != value:
-        return error("cache", f"The cache “{alias}” does not keep what it is given", "Check its server's memory limit.")
-    return ok("cache", f"Cache “{alias}” is there and shared")
+        text = f"The cache “{alias}” does not return a value that was just stored in it"
+        return error("cache", text, "Check the memory limit of its server.")
+    return ok("cache", f"The cache “{alias}” works and is shared")
 
 
 def diagnose_celery(*, patience: float) -> list[Finding]:
-    """Broker, workers, beat, results; workers have ``patience`` seconds to answer."""
+    """Report on broker, workers, beat and results. Workers have ``patience`` seconds to answer."""
     if not health.is_configured():
         return [
             error(
                 "celery",
                 "Celery's app is not loaded in this process",
-                "Import it in the __init__.py of the project, as Celery's guide for Django says.",
+                "Import it in the __init__.py of the project, as Celery's guide for Django describes.",
             )
         ]
     if health.is_eager():
         eager = warning(
             "celery",
             "Tasks run in the process that calls them (CELERY_TASK_ALWAYS_EAGER)",
-            "Leave that to tests: a mail that cannot be sent at once waits for a worker.",
+            "Use this in tests only: a mail that cannot be sent at once waits for a worker.",
         )
         return [eager, diagnose_results()]
     failure = health.broker_failure(timeout=conf.get("BROKER_TIMEOUT"))
@@ -95,14 +96,14 @@ def diagnose_celery(*, patience: float) -> list[Finding]:
         return [
             error(
                 "broker",
-                f"The broker {health.broker()} is out of reach ({failure}), so workers cannot be asked",
-                "Check that it runs, and CELERY_BROKER_URL. Mail is taken meanwhile, and waits.",
+                f"The broker {health.broker()} did not answer ({failure}), so the workers cannot be checked",
+                "Check that it runs and that CELERY_BROKER_URL is right. Meanwhile, mail is accepted and waits.",
             ),
             diagnose_beat(),
             diagnose_results(),
         ]
     return [
-        ok("broker", f"Broker {health.broker()} is there"),
+        ok("broker", f"The broker {health.broker()} answers"),
         *diagnose_workers(timeout=patience),
         *diagnose_keys(timeout=patience),
         diagnose_beat(),
@@ -111,14 +112,14 @@ def diagnose_celery(*, patience: float) -> list[Finding]:
 
 
 def diagnose_workers(*, timeout: float) -> list[Finding]:
-    """Does anyone take our tasks?"""
+    """Report whether workers serve the queues of this app. Waits ``timeout`` seconds for their answers."""
     found = health.workers(timeout=timeout)
     if not found:
         return [
             error(
                 "worker",
                 f"No worker answered within {timeout:g} s",
-                f"Start one: celery -A PROJECT worker --queues {','.join(health.queues())}",
+                f"Start a worker: celery -A PROJECT worker --queues {','.join(health.queues())}",
             )
         ]
     wrong = []
@@ -128,16 +129,16 @@ def diagnose_workers(*, timeout: float) -> list[Finding]:
             wrong.append(
                 error(
                     "worker.queues",
-                    f"{len(found)} workers answer, but none takes from the queue “{queue}”",
-                    f"Start one with --queues {queue}",
+                    f"No worker consumes the queue “{queue}” (workers that answered: {len(found)})",
+                    f"Start a worker with --queues {queue}",
                 )
             )
         wrong.extend(
             error(
                 "worker.tasks",
-                f"The worker {worker.name} takes from the queue “{queue}” but does not know "
-                f"{', '.join(sorted(worker.unknown))}: it throws our messages away",
-                "Stop it, or have it load this project.",
+                f"The worker {worker.name} consumes the queue “{queue}” but does not know "
+                f"{', '.join(sorted(worker.unknown))}, so it discards our messages",
+                "Stop the worker, or make it load this project.",
             )
             for worker in takers
             if worker.unknown
@@ -146,33 +147,36 @@ def diagnose_workers(*, timeout: float) -> list[Finding]:
 
 
 def diagnose_keys(*, timeout: float) -> list[Finding]:
-    """Can workers open what is sealed here, and the other way round?"""
+    """Report whether workers and this process can decrypt each other's data.
+
+    Waits ``timeout`` seconds for their answers.
+    """
     try:
         ours = fingerprints()
-    except ImproperlyConfigured:  # said under 'keys'
+    except ImproperlyConfigured:  # reported under 'keys'
         return []
     found = health.keys_of_workers(timeout=timeout)
     others = [name for name, theirs in found.items() if not theirs or theirs[0] not in ours or ours[0] not in theirs]
     wrong = [
         error(
             "worker.keys",
-            f"The worker {name} has other keys in SMTP_PASSWORD_KEYS than this process: it cannot open the mails and "
-            "passwords that are stored here, or stores what cannot be opened here",
-            "Give all processes the same keys, from one file or one place for secrets, and restart the worker.",
+            f"The worker {name} has other keys in SMTP_PASSWORD_KEYS than this process: one of them cannot decrypt the "
+            "mails and passwords that the other stores",
+            "Give all processes the same keys, from one file or one secret store, and restart the worker.",
         )
         for name in others
     ]
     wrong += [
         warning(
             "worker.keys",
-            f"The worker {name} lacks a key of SMTP_PASSWORD_KEYS that this process has: it cannot open what is still "
-            "sealed under that one",
-            "Restart the worker, or run `manage.py rotate_smtp_passwords` and take the key out here too.",
+            f"The worker {name} lacks a key of SMTP_PASSWORD_KEYS that this process has: it cannot decrypt data that "
+            "is still encrypted with this key",
+            "Restart the worker, or run `manage.py rotate_smtp_passwords` and remove the key here too.",
         )
         for name, theirs in found.items()
         if name not in others and not set(theirs) >= set(ours)
     ]
-    return wrong or ([ok("worker.keys", "The workers have the keys that this process has")] if found else [])
+    return wrong or ([ok("worker.keys", "The workers have all keys of this process")] if found else [])
 
 
 def _names(found: list[health.Worker]) -> str:
@@ -181,49 +185,50 @@ def _names(found: list[health.Worker]) -> str:
 
 
 def diagnose_beat() -> Finding:
-    """Does something look for mail that was put off, or whose message got lost?"""
-    patience = max(4 * conf.get("SWEEP_INTERVAL"), 75.0)  # cron's minute, for those who sweep that way
-    hint = "Start beat: celery -A PROJECT beat. Or have cron run `manage.py sweep_deliveries` every minute."
+    """Report whether a periodic sweep looks for deferred mail and for mail whose wake-up was lost."""
+    patience = max(4 * conf.get("SWEEP_INTERVAL"), 75.0)  # cron runs at most once a minute
+    hint = "Start beat: celery -A PROJECT beat. Or run `manage.py sweep_deliveries` every minute with cron."
     overdue = _overdue(patience)
     if overdue:
         late = counted(overdue, "delivery has", "deliveries have")
-        return error("beat", f"{late} been due for more than {patience:.0f} s: nothing sweeps", hint)
+        return error("beat", f"{late} been due for more than {patience:.0f} s: no sweep runs", hint)
     if not cache_is_shared():
-        return info("beat", "Whether anything sweeps cannot be told without a shared cache")
+        return info("beat", "Without a shared cache, it is not known whether sweeps run")
     try:
         heartbeat = sweeper.last_heartbeat()
-    except Exception:  # said under 'cache'
-        return warning("beat", "Whether anything sweeps cannot be told while the cache is out of reach", "See above.")
+    except Exception:  # reported under 'cache'
+        text = "The cache cannot be reached, so it is not known whether sweeps run"
+        return warning("beat", text, "See the finding about the cache.")
     if heartbeat is None or time.time() - heartbeat > patience:
-        return error("beat", f"No sweep in the last {patience:.0f} s", hint)
+        return error("beat", f"No sweep ran in the last {patience:.0f} s", hint)
     ago = time.time() - heartbeat
     if ago < -SKEW_NOTICED:
         return warning(
             "beat",
-            f"The last sweep was made {-ago:.0f} s in the future, by its host's clock",
+            f"By the clock of its host, the last sweep ran {-ago:.0f} s in the future",
             "Synchronise the clocks (NTP).",
         )
-    return ok("beat", f"The last sweep was {max(ago, 0):.0f} s ago")
+    return ok("beat", f"The last sweep ran {max(ago, 0):.0f} s ago")
 
 
 def _overdue(patience: float) -> int:
     try:
         if DeliveryBatch.objects.exists():
-            return 0  # there is more than can be sent at once, and it is being sent
+            return 0  # a batch is being sent: more mail is due than one batch holds
         limit = clock.now() - schedule.seconds(patience)
         return Delivery.objects.filter(next_at__lt=limit, batch="").count()
-    except DatabaseError:  # said under 'database'
+    except DatabaseError:  # reported under 'database'
         return 0
 
 
 def diagnose_results() -> Finding:
-    """Can a caller wait for the end of a mail?"""
+    """Report whether a caller can wait for the result of a mail."""
     backend = str(getattr(settings, "CELERY_RESULT_BACKEND", "") or "")
     if backend.startswith(("django-db", "django-cache")) and not apps.is_installed("django_celery_results"):
         return error(
             "results",
-            f"CELERY_RESULT_BACKEND is {backend}",
-            "Add 'django_celery_results' to INSTALLED_APPS and migrate.",
+            f"CELERY_RESULT_BACKEND is {backend}, but 'django_celery_results' is not in INSTALLED_APPS",
+            "Add it to INSTALLED_APPS, and run `manage.py migrate`.",
         )
     if not health.keeps_results():
         return warning(
@@ -236,6 +241,6 @@ def diagnose_results() -> Finding:
         return error(
             "results",
             f"The result backend cannot store and read a result ({failure})",
-            "Check CELERY_RESULT_BACKEND, and with 'django-db' that `manage.py migrate` has been run.",
+            "Check CELERY_RESULT_BACKEND. With 'django-db', check also that `manage.py migrate` has been run.",
         )
     return ok("results", "Results can be stored and read")

@@ -1,1 +1,1 @@
-"""The state of each delivery: rows, transitions, and what is told of them."""
+"""The state of each delivery: its row, its transitions, and the signals and log lines about them."""

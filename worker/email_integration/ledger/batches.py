@@ -1,8 +1,8 @@
-"""Batches: deliveries that a process claims together, records together, and that others take over when it is lost.
+"""Batches: deliveries that a process claims and records together, and that other processes take over if it dies.
 
-A claim makes a row of the batch, and writes its id into each of its deliveries. As long as the row is there, only its
-owner records what happens to them; all others move them only in the transaction that deletes the row. Each writer
-locks the row before the deliveries.
+A claim creates a row for the batch, and writes its id into each of its deliveries. While the row exists, only its owner
+records outcomes of these deliveries. All other processes move them only in the transaction that deletes the row. Each
+writer locks the row before the deliveries.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from .rows import database
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which the claim of a process that was killed may still be under way in the database.
+#: Seconds for which the database may still process the claim of a killed process.
 _FORESTALLED = 60.0
 
 
 @dataclass(kw_only=True)
 class Batch:
-    """Deliveries that this process has claimed, in the order in which they are sent.
+    """Deliveries that this process has claimed, in the order of sending.
 
-    The owner may send final dots for the first ``permitted`` of them, until ``lease_ends`` by ``time.monotonic()``.
-    ``open`` are the ids of which nothing is recorded yet.
+    The owner may send final dots for the first ``permitted`` deliveries, until ``lease_ends`` by ``time.monotonic()``.
+    ``open`` holds the ids of the deliveries without a recorded outcome.
     """
 
     id: str
@@ -58,8 +58,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Of each change whether it was made; whether the batch is still its owner's: if not, what is open belongs to
-    others.
+    """The result of a record.
+
+    ``made`` says for each change whether it was made. ``owned`` is false when the batch has a new owner, to whom the
+    open deliveries belong.
     """
 
     made: list[bool]
@@ -79,17 +81,19 @@ def claim(
     mark: LowWaterMark | None = None,
     noted: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Batch | None:
-    """Claim what is due of a broker's queue, the most urgent first; None when nothing is.
+    """Claim the due mail of a broker's queue, the most urgent first. Return None when no mail is due.
 
-    That is mail of ``priorities`` without a queue of its own, and mail that has ``queue`` for its own. At most
-    ``limit`` mails, and 4 MB of contents; a large or suspect mail goes alone. Up to half of them are of the priorities
-    ``along``, which wait in other queues: a flood of those does not hold up this one. ``permitted`` None is all of
-    them.
-    ``only`` restricts it to these ids. With ``mark`` it does not look again where an earlier claim has seen all. The
-    id of the batch is known before its claim is committed: ``noted`` is entered with it, and left when the claim has
-    come to its end.
+    The claim selects mail of ``priorities`` without a queue chosen by the caller, and mail for which the caller has
+    chosen ``queue``. It selects at most ``limit`` mails, and 4 MB of contents. A large or suspect mail is claimed
+    alone. Up to half of the mails have the priorities ``along``, which wait in other queues; many of these cannot block
+    this queue. ``owner`` names this process, and ``relay`` is the one to send through. ``permitted`` is the number of
+    mails whose final dots may be sent; None means all.
 
-    Raises ``DatabaseError``. If the answer to the commit was lost, what was claimed is given back, now or by the next
+    ``only`` restricts the claim to these ids. With ``mark`` the claim skips index entries that an earlier claim has
+    already seen. The id of the batch is known before the claim is committed: the context manager ``noted(id)`` is
+    entered before the claim, and exited after it.
+
+    Raises ``DatabaseError``. If the answer to the commit was lost, the claimed mail is given back, now or by the next
     claim of this process.
     """
     if not (queue or priorities):
@@ -111,7 +115,10 @@ def claim(
 
 
 def is_due(queue: str, priorities: Collection[str], *, along: Collection[str] = (), mark: LowWaterMark) -> bool:
-    """Whether ``claim`` would find anything, at a third of its cost. Raises ``DatabaseError``."""
+    """Return whether ``claim`` with these arguments would find mail, at a third of its cost.
+
+    Raises ``DatabaseError``.
+    """
     _release_unsure()
     wanted = claiming.Wanted(queue=queue, priorities=tuple(priorities), along=tuple(along), limit=1, mark=mark)
     return bool(queue or priorities) and conflicts.repeated(lambda: claiming.is_due(wanted, using=database()))
@@ -152,15 +159,18 @@ def _claim(
 def record(
     batch: Batch, changes: Sequence[Change], *, permitted: int | None = None, store_result: bool = True
 ) -> Recorded:
-    """Record what happened to some of a batch's deliveries, all in one commit, and renew its lease.
+    """Record the outcomes of some deliveries of a batch in one commit, and renew its lease.
 
-    ``permitted`` is for how many of its mails final dots may be sent from now on. Without ``store_result`` no results
-    are stored. After the commit each is emitted as signals and log lines. Raises ``DatabaseError``; then it is to be
-    recorded again, which does nothing to what was recorded in fact. With no changes the lease is renewed.
+    ``permitted`` is the number of mails for which final dots may be sent from now on. Without ``store_result`` no
+    results are stored. After the commit, signals and log lines are emitted for each change. With no changes only the
+    lease is renewed.
+
+    Raises ``DatabaseError``. Then the caller must record the same changes again; a change that was recorded is not made
+    twice. Raises ``ValueError`` when a delivery has two changes.
     """
     ids = [change.delivery.id for change in changes]
     if len(set(ids)) != len(ids):
-        raise ValueError("A delivery is recorded once at a time.")
+        raise ValueError("A delivery must not occur twice in one recording.")
     closes = batch.open.issubset(ids)
     asked_at = time.monotonic()
     done = conflicts.repeated(
@@ -177,14 +187,14 @@ def record(
     else:
         batch.lease_ends = asked_at
         batch.open.clear()
-    # Where the row is gone, it is not known whether that was asked: the answer to the commit may have been lost.
+    # If the row is gone, a requested cancellation is unknown, because the answer to the commit may have been lost.
     if done.cancel_requested or not done.is_owned:
         _cancel_requested(batch, [change.delivery for change in changes])
     return Recorded(made=done.made, owned=owned)
 
 
 def _cancel_requested(batch: Batch, recorded: Collection[Delivery]) -> None:
-    """Note it on the open mails that are to be cancelled. Those that were recorded without an end are cancelled now."""
+    """Set ``cancel_requested`` on the open mails to cancel. Recorded mails that are not finished are cancelled now."""
     transitions.cancel_requested(recorded)
     rows = Delivery.objects.filter(pk__in=batch.open, cancel_requested=True)
     requested = set(rows.values_list("pk", flat=True))
@@ -194,12 +204,15 @@ def _cancel_requested(batch: Batch, recorded: Collection[Delivery]) -> None:
 
 
 def renew(batch: Batch) -> bool:
-    """Renew the lease of a batch; False when it is not its owner's any more. Raises ``DatabaseError``."""
+    """Renew the lease of a batch. Return False when this process no longer owns it. Raises ``DatabaseError``."""
     return record(batch, ()).owned if batch.open else False
 
 
 def release(batch: Batch | str) -> bool:
-    """Give back what is open of a batch, and delete its row; False when that is gone. Raises ``DatabaseError``."""
+    """Give back the open deliveries of a batch, and delete its row. Return False if the row is gone.
+
+    Raises ``DatabaseError``.
+    """
     batch_id = batch if isinstance(batch, str) else batch.id
     released = conflicts.repeated(lambda: _take_over(batch_id, lambda row, deliveries: (), waits=True)) is not None
     if isinstance(batch, Batch):
@@ -210,11 +223,11 @@ def release(batch: Batch | str) -> bool:
 def take_over(
     batch_id: str, decide: Callable[[DeliveryBatch, list[Delivery]], Sequence[Change]], *, waits: bool = False
 ) -> list[Change]:
-    """Move the deliveries of a batch of another owner, in the transaction that deletes its row; return what was made.
+    """Move the deliveries of another owner's batch in the transaction that deletes its row. Return the changes made.
 
-    ``decide`` is given the row, and those of its deliveries that are claimed with it still, in the order in which they
-    are sent and without their contents. What it says nothing of is given back. An owner that lives on does not own
-    them from then on. Nothing is done when the row is gone, or, unless it ``waits`` for that, is locked. Raises
+    ``decide`` gets the row, and the deliveries that are still claimed with it, in the order of sending and without
+    their contents. Deliveries without a decision are given back. A living owner no longer owns the deliveries
+    afterwards. Nothing is done when the row is gone, or when it is locked and ``waits`` is false. Raises
     ``DatabaseError``.
     """
     return conflicts.repeated(lambda: _take_over(batch_id, decide, waits=waits)) or []
@@ -242,7 +255,7 @@ def _locked(batch_id: str, *, waits: bool) -> DeliveryBatch | None:
     rows = DeliveryBatch.objects.filter(pk=batch_id)
     connection = transaction.get_connection(rows.db)
     if connection.vendor == "sqlite":
-        rows.update(suspected_at=timezone.now())  # a write first, which SQLite waits for
+        rows.update(suspected_at=timezone.now())  # SQLite waits only when a write comes first
     elif connection.features.has_select_for_update_skip_locked and not waits:
         rows = rows.select_for_update(skip_locked=True)
     else:
@@ -251,7 +264,11 @@ def _locked(batch_id: str, *, waits: bool) -> DeliveryBatch | None:
 
 
 def in_doubt(row: DeliveryBatch, delivery: Delivery, *, reason: str = "") -> Ended:
-    """The end of a mail of a lost batch whose final dot was sent, or may have been: pinned to what it was sent by."""
+    """Return the outcome of a mail of a lost batch whose final dot was, or may have been, sent.
+
+    ``row`` is that of the batch; ``reason`` replaces the usual text. The outcome records the sender and the
+    configuration that the mail was sent with.
+    """
     default = "the worker was lost after the claim and before the outcome"
     from_header = sender = ""
     if delivery.from_at is not None and not delivery.from_header and row.from_email:
@@ -271,16 +288,17 @@ def in_doubt(row: DeliveryBatch, delivery: Delivery, *, reason: str = "") -> End
 
 
 def owned_by(owner: str) -> list[str]:
-    """The ids of the batches of an owner. Raises ``DatabaseError``."""
+    """Return the ids of the batches of an owner. Raises ``DatabaseError``."""
     rows = DeliveryBatch.objects.filter(owner=owner[:255])
     return list(rows.order_by("claimed_at").values_list("pk", flat=True))
 
 
 def forestall(batch_id: str) -> None:
-    """Wait for the claim of a batch to be committed, or have it fail when it is. Raises ``DatabaseError``.
+    """Wait for the claim of a batch to be committed, or make it fail at its commit. Raises ``DatabaseError``.
 
-    It is for the claim of a process that was killed meanwhile: the database may still be at it. A row of its id, with
-    no mails and no owner, comes before the claim's own, and is deleted when its lease has run out.
+    The process that made the claim was killed, but the database may still execute the claim. This function inserts a
+    row with the batch's id, no mails and no owner before the claim's row. The row is deleted when its lease has
+    expired.
     """
     ahead = database_time.DatabaseTime(ahead=_FORESTALLED)
     row = DeliveryBatch(
@@ -290,9 +308,10 @@ def forestall(batch_id: str) -> None:
 
 
 def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
-    """The batches whose lease has run out by the database's clock. Raises ``DatabaseError``.
+    """Return the batches whose lease has expired by the database's clock. Raises ``DatabaseError``.
 
-    With ``suspected_for`` those alone that were marked by ``suspect`` so many seconds ago, and not heard of since.
+    With ``suspected_for``, return only those that ``suspect`` marked at least that many seconds ago, and that were not
+    renewed since.
     """
     rows = DeliveryBatch.objects.filter(lease_until__lt=database_time.DatabaseTime())
     if suspected_for is not None:
@@ -301,21 +320,24 @@ def expired(*, suspected_for: float | None = None) -> list[DeliveryBatch]:
 
 
 def suspect(batch_id: str) -> bool:
-    """Mark a batch whose lease has run out; False when it was marked before, renewed or is gone."""
+    """Mark a batch whose lease has expired. Return False when it was marked before, was renewed or is gone.
+
+    Raises ``DatabaseError``.
+    """
     now = database_time.DatabaseTime()
     rows = DeliveryBatch.objects.filter(pk=batch_id, suspected_at=None, lease_until__lt=now)
     return bool(rows.update(suspected_at=now))
 
 
 def give_back_lost() -> int:
-    """Give back deliveries that are claimed with a batch whose row is gone, and return how many they were.
+    """Give back deliveries that are claimed with a batch whose row is gone, and return their number.
 
-    No transaction leaves that behind; a backup of single tables can. Raises ``DatabaseError``.
+    No transaction leaves such deliveries behind, but restoring a backup of single tables can. Raises ``DatabaseError``.
     """
     claimed = Delivery.objects.filter(next_at__isnull=False).exclude(batch="")
     lost = claimed.filter(~Exists(DeliveryBatch.objects.filter(pk=OuterRef("batch"))))
     found = list(lost.order_by().values_list("pk", "batch", "version"))
-    # Each as it was seen: it may have been recorded and claimed anew since.
+    # Only the version that was read: the delivery may have been recorded and claimed again since.
     return sum(
         Delivery.objects.filter(pk=pk, batch=batch, version=version).update(batch="", version=version + 1)
         for pk, batch, version in found
@@ -325,7 +347,7 @@ def give_back_lost() -> int:
 # -- lost answers ---------------------------------------------------------------------------------------------------
 
 
-#: Batches of this process of which it is not known whether they were committed.
+#: Batches of this process whose claim may or may not be committed.
 _unsure: list[str] = []
 _releasing = threading.Lock()
 
@@ -337,12 +359,12 @@ def _close_if_lost() -> None:
 
 
 def _release_unsure() -> None:
-    """Give back what was claimed if its commit was done: the answer was lost."""
+    """Give back batches whose claim was committed although its answer was lost."""
     with _releasing:
         while _unsure:
             batch_id = _unsure[0]
-            forestall(batch_id)  # the server may still be at it
+            forestall(batch_id)  # the server may still execute the claim
             if DeliveryBatch.objects.filter(pk=batch_id).exclude(owner="").exists():
                 release(batch_id)
-                logger.warning("Batch %s was claimed and its answer lost; it is given back.", batch_id)
+                logger.warning("Batch %s was claimed, but the answer was lost; it is given back.", batch_id)
             _unsure.pop(0)

@@ -1,6 +1,6 @@
-"""The statements by which a process claims deliveries: one on PostgreSQL, a transaction of three on the others."""
+"""The statements with which a process claims deliveries: one on PostgreSQL, a transaction of three elsewhere."""
 
-# Names of tables and columns alone are put into the text, and numbers.
+# Only names of tables and columns, and numbers, are put into the text.
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from email_integration.timezones import as_stored
 from . import clock, instances
 from .low_water import LowWaterMark
 
-#: Octets of the contents of a batch, and from how many on a mail is a batch by itself.
+#: Octets of the contents of a batch, and the size above which a mail is claimed alone.
 OCTETS = 4 * 1024 * 1024
 LARGE = 256 * 1024
 
-#: So often given back by recovery, a mail is a batch by itself.
+#: A mail that recovery has given back this many times is claimed alone.
 SUSPECT = 2
 
-#: Octets of a stored content up to which it is read with the claim.
+#: Octets up to which a stored content is read with the claim.
 _SMALL = 32 * 1024
 
 #: All priorities, the most urgent first.
 PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.BULK)
 
-#: States in which a delivery is not claimed, whatever was made of its row in the database.
+#: Statuses in which a delivery is never claimed, even if its row was changed in the database by hand.
 _NEVER = (*sorted(FINAL), Status.IN_DOUBT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is claimed: mail of these priorities, and mail of ``queue`` itself where it is the choice of callers.
+    """The selection of a claim: mail of ``priorities``, and mail for which callers have chosen ``queue``.
 
-    Up to half of it is mail of the priorities ``along``, of another queue.
+    Up to half of the ``limit`` mails have the priorities ``along``, which belong to another queue.
     """
 
     queue: str
@@ -50,13 +50,13 @@ class Wanted:
     limit: int
     along: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    #: What an earlier claim has seen; PostgreSQL alone has a use for that.
+    #: The marks of earlier claims. Only PostgreSQL uses them.
     mark: LowWaterMark | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewBatch:
-    """The new row of the batch; ``permitted`` None is all of its mails, and ``lease`` is in seconds."""
+    """The new row of the batch. ``permitted`` None means all of its mails; ``lease`` is in seconds."""
 
     id: str
     owner: str
@@ -69,14 +69,18 @@ class NewBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The deliveries in the order in which they are sent, and whether there may be more that are due."""
+    """The claimed deliveries in the order of sending, and whether more may be due."""
 
     deliveries: list[Delivery]
     is_full: bool
 
 
 def claim(wanted: Wanted, row: NewBatch, *, asked_at: float, using: str) -> Claimed:
-    """Claim in one commit; nothing is written when nothing is due. Raises ``DatabaseError``."""
+    """Claim ``wanted`` with the batch ``row`` in one commit. Write nothing when no mail is due.
+
+    ``asked_at`` is ``time.monotonic()`` before the call, and ``using`` the alias of the database. Raises
+    ``DatabaseError``.
+    """
     connection = connections[using]
     if connection.vendor == "postgresql":
         return _claim_in_one_statement(connection, wanted, row, asked_at)
@@ -117,7 +121,7 @@ def _claim_in_one_statement(connection: Any, wanted: Wanted, row: NewBatch, aske
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """What the text of a claim depends on: the priorities, and whether and how the caller's own queue is read."""
+    """The values that determine the text of a claim: the priorities, and whether and how the caller's queue is read."""
 
     priorities: tuple[str, ...]
     along: tuple[str, ...]
@@ -127,7 +131,7 @@ class _Shape:
 
     @property
     def branches(self) -> list[tuple[bool, str]]:
-        """Of each part in turn whether it is of the caller's own queue, and the priority; the most urgent first."""
+        """Return for each part whether it is in the caller's queue, and its priority; the most urgent first."""
         found: list[tuple[bool, str]] = []
         for priority in PRIORITIES:
             found += [(False, priority)] if priority in (*self.priorities, *self.along) else []
@@ -135,7 +139,7 @@ class _Shape:
         return found
 
     def limit_of(self, branch: tuple[bool, str]) -> int:
-        """How many mails of a part are claimed at most."""
+        """Return how many mails of a part are claimed at most."""
         is_own, priority = branch
         is_along = not is_own and priority not in self.priorities
         return max(1, self.limit // 2) if is_along else self.limit
@@ -152,10 +156,11 @@ def _shape(wanted: Wanted) -> _Shape:
 
 
 def _condition(vendor: str, quoted: Callable[[str], str], *, is_own: bool, priority: str, now: str, by_ids: str) -> str:
-    """Which deliveries of one priority are due in one queue, and not claimed."""
+    """Return the condition for the due, unclaimed deliveries of one priority in one queue."""
     is_postgresql = vendor == "postgresql"
-    # To PostgreSQL as expressions, of which it has no statistics: it never prefers an index of states to that of what
-    # is due, and does not read the whole table where it last looked while all was claimed.
+    # For PostgreSQL these are expressions, for which it has no statistics. So it never prefers an index of statuses to
+    # the index of due mail, and does not scan the whole table if its statistics come from a time when all mail was
+    # claimed.
     status = f"({quoted('status')} || '')" if is_postgresql else quoted("status")
     unclaimed = f"({quoted('batch')} || '') <= ''" if is_postgresql else f"{quoted('batch')} = ''"
     never = ", ".join(f"'{status.value}'" for status in _NEVER)
@@ -183,7 +188,7 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
             f"q{number} AS MATERIALIZED (SELECT id, next_at, content_size, returned FROM {deliveries} "
             f"WHERE {condition} ORDER BY next_at LIMIT {shape.limit_of((is_own, priority))} FOR UPDATE SKIP LOCKED)"
         )
-    # A part is looked at only as long as those before it do not fill the batch.
+    # PostgreSQL reads a part only while the parts before it do not fill the batch.
     every = " UNION ALL ".join(
         f"SELECT id, {number} AS place, next_at, content_size, "
         f"content_size > {LARGE} OR returned >= {SUSPECT} AS is_alone FROM q{number}"
@@ -209,24 +214,25 @@ def _statement(alias: str, shape: _Shape, lease: float) -> str:
         f"jsonb_agg(jsonb_build_array(id, version) ORDER BY n), %s::varchar, %s::varchar, %s::text "
         f"FROM u HAVING count(*) > 0)",
     ]
-    # The moment as a number: the driver takes long over each time, and this one is in each row.
+    # The time is a number, because the driver takes long to convert a time, and each row contains it.
     moment = f"extract(epoch FROM {now})::float8"
     lowest = (
         "(SELECT json_object_agg(place, since)::text FROM "
         "(SELECT place, extract(epoch FROM min(next_at))::float8 AS since FROM c GROUP BY place) s)"
     )
     asked = ", ".join((*names, content, moment, "(SELECT count(*) FROM c)", lowest))
-    # A row in any case: it says when nothing was due.
+    # There is always a row: it contains the time even when no mail was due.
     return f"WITH {', '.join(parts)} SELECT {asked} FROM (SELECT) one LEFT JOIN u ON TRUE ORDER BY n"
 
 
 def is_due(wanted: Wanted, *, using: str) -> bool:
-    """Whether there is anything to claim: one question, without a transaction and its locks. Raises ``DatabaseError``.
+    """Return whether there is mail to claim, with one query and no transaction or locks. Raises ``DatabaseError``.
 
-    Where most likely there is nothing it is asked first, for it costs a third of a claim.
+    ``using`` is the alias of the database. Call it first when most likely no mail is due, because it costs a third of a
+    claim.
     """
     connection, shape = connections[using], _shape(wanted)
-    # None where there is no such parameter.
+    # None where the statement has no such parameter.
     is_postgresql = connection.vendor == "postgresql"
     marks = (wanted.mark or LowWaterMark()).of(shape.branches) if is_postgresql else [None] * len(shape.branches)
     parameters: list[Any] = []
@@ -248,7 +254,7 @@ def _question(alias: str, shape: _Shape, now: str, ids: int) -> str:
         condition = _condition(
             connection.vendor, quoted, is_own=is_own, priority=priority, now=now, by_ids=_by_ids(ids)
         )
-        # In their order, which is that of the index: PostgreSQL might read the table to find any.
+        # In the order of the index; otherwise PostgreSQL might scan the table to find any row.
         first = f"SELECT 1 FROM {quoted(Delivery._meta.db_table)} WHERE {condition} ORDER BY next_at LIMIT 1"
         found.append(f"({first}) IS NOT NULL")
     return f"SELECT {' OR '.join(found)}"
@@ -266,7 +272,7 @@ def _claim_in_transaction(connection: Any, wanted: Wanted, row: NewBatch, asked_
     quoted = connection.ops.quote_name
     batches = DeliveryBatch.objects.using(using)
     if connection.vendor == "sqlite":
-        # A write to begin with, even of nothing: SQLite waits for its lock then, and refuses one after a question.
+        # Start with a write, even of no rows: SQLite waits for its lock then, but refuses a write after a read.
         batches.filter(pk="").update(suspected_at=None)
     now = database_time.sql(connection.vendor)
     by_ids = _by_ids(len(wanted.only))
@@ -305,7 +311,7 @@ def _locking(connection: Any) -> str:
 
 
 def _chosen(candidates: Sequence[Delivery]) -> list[Delivery]:
-    """Those that make a batch: what is large or suspect goes alone."""
+    """Return the candidates that form a batch. A large or suspect mail forms a batch alone."""
     first, *others = candidates
     if _is_alone(first):
         return [first]

@@ -1,6 +1,6 @@
-"""The time by the database's clock, by which is decided what is due, what has expired and whose lease has run out.
+"""The time by the database's clock. It decides which mail is due or expired, and which leases have ended.
 
-It is told by an offset to this process's monotonic clock, which each claim measures anew.
+It is computed from this process's monotonic clock and an offset, which each claim measures again.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from email_integration.models import Delivery, database_time
 
 from .rows import database
 
-#: Seconds after which the offset is measured anew before it is used.
+#: Seconds after which the offset is measured again before use.
 _OLD = 60.0
 
-#: Seconds that a measurement may take while there is another that is not old.
+#: Seconds that a measurement may take while another one is not yet old.
 _QUICK = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What the database's clock said, and ``time.monotonic()`` when its answer was there."""
+    """The time by the database's clock, and ``time.monotonic()`` when the answer arrived."""
 
     moment: dt.datetime
     at: float
 
 
-#: By database, and by whether times have a zone.
+#: By database, and by the setting USE_TZ.
 _measured: dict[tuple[str, bool], _Measured] = {}
 
 
 def now() -> dt.datetime:
-    """Return the moment by the database's clock; it is behind by the time that an answer takes, never ahead.
+    """Return the current time by the database's clock. It is late by the duration of an answer, and never early.
 
-    As ``timezone.now()`` it is naive without USE_TZ. Asks the database at most once a minute, and raises
-    ``DatabaseError`` when that fails.
+    Like ``timezone.now()``, it is naive without USE_TZ. It queries the database at most once a minute, and raises
+    ``DatabaseError`` when the query fails.
     """
     using = database()
     known, at = _measured.get(_key(using)), time.monotonic()
@@ -52,7 +52,10 @@ def now() -> dt.datetime:
 
 
 def learn(moment: dt.datetime, *, asked_at: float, using: str) -> None:
-    """Note what the database's clock said in answer to a statement of now, asked at this ``time.monotonic()``."""
+    """Store ``moment``, the time by the database's clock that a statement returned.
+
+    ``asked_at`` is ``time.monotonic()`` before the statement, and ``using`` the alias of the database.
+    """
     at = time.monotonic()
     known = _measured.get(_key(using))
     if known is None or at - asked_at <= _QUICK or at - known.at > _OLD:
@@ -64,27 +67,27 @@ def _key(using: str) -> tuple[str, bool]:
 
 
 def forget() -> None:
-    """Have the next ``now()`` ask the database."""
+    """Make the next ``now()`` query the database."""
     _measured.clear()
 
 
 def _ask(using: str) -> dt.datetime:
     connection = connections[using]
     with connection.cursor() as cursor:
-        # With parameters, though there are none: only then doubled percent signs become single ones.
+        # An empty list of parameters is needed: without it, doubled percent signs stay doubled.
         cursor.execute(f"SELECT {database_time.sql(connection.vendor)}", [])
         found = cursor.fetchone()[0]
     return as_moment(found, using=using)
 
 
 def as_moment(found: object, *, using: str) -> dt.datetime:
-    """Return what the driver gave for a time as Django gives it for a ``DateTimeField``."""
+    """Convert the driver's value for a time to the value of a ``DateTimeField``. ``using`` is the database's alias."""
     connection = connections[using]
     moment = found
     for _place, column, convert in _converters(using):
         moment = convert(moment, column, connection)
     if not isinstance(moment, dt.datetime):
-        raise TypeError(f"The database's time is no datetime: {type(moment).__name__}.")
+        raise TypeError(f"The database's time must be a datetime, not {type(moment).__name__}.")
     return moment
 
 

@@ -1,4 +1,4 @@
-"""What a transition makes of the columns of a delivery, and the row of its attempt."""
+"""The columns of a delivery after a transition, and the row of its attempt."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from .steps import Row
 
 
 def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, Any]:
-    """What the end of an attempt makes of its delivery; one that is to be cancelled ends with it, unless accepted.
+    """Return the columns that the end of an attempt changes in its delivery.
 
-    ``now`` is ``timezone.now()`` if that was asked already.
+    A delivery that is to be cancelled ends now, unless it is accepted. ``now`` is ``timezone.now()`` if the caller
+    already has it.
     """
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     route = attempt.route
@@ -50,7 +51,7 @@ def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, 
     if attempt.from_header and delivery.from_at is not None:
         common |= {"from_header": attempt.from_header, "sender": attempt.sender}
     if attempt.redirected_to:
-        # What was redirected once stays recorded: a mail may be tried again under other settings.
+        # A redirection stays recorded, because the mail may be tried again with other settings.
         common["redirected_to"] = attempt.redirected_to
     if verdict.status is None and delivery.cancel_requested:
         recipients = settlement.give_up(recipients, Cause.CANCELLED, Cause.CANCELLED.words)
@@ -69,7 +70,7 @@ def after_attempt(ended: Ended, *, now: dt.datetime | None = None) -> dict[str, 
         "cause": verdict.cause,
         "reason": verdict.reason[:255],
         "due_at": due_at,
-        # What expires before it is due is not left lying until then.
+        # A delivery that expires before it is due is claimed when it expires.
         "next_at": None if held else min(due_at, delivery.expires_at),
         "waits_for_relay": isinstance(outcome, Deferred) and outcome.relay_at_fault,
     }
@@ -83,10 +84,10 @@ def finished(
     continue_in: float | None = None,
     now: dt.datetime | None = None,
 ) -> dict[str, Any]:
-    """What an end makes of a delivery; ``recipients`` are those of the delivery unless given.
+    """Return the columns that an end changes in a delivery. ``recipients`` defaults to those of the delivery.
 
-    What follows it is left to who records the end, for ``continue_in`` seconds (the setting LEASE); then the sweeper
-    publishes it. ``now`` is that of ``after_attempt``.
+    The process that records the end publishes the continuation. After ``continue_in`` seconds (by default the setting
+    LEASE) the sweeper publishes it. ``now`` is as in ``after_attempt``.
     """
     continue_after = None
     if task_queue.installed().has_continuation(delivery):
@@ -107,14 +108,14 @@ def finished(
 
 
 def cancelled(delivery: Delivery, recipients: list[settlement.Recipient]) -> settlement.Verdict:
-    """The verdict on a delivery that is cancelled: what the server took for anybody stays accepted."""
+    """Return the verdict for a delivery that is cancelled. It stays accepted if the server accepted any recipient."""
     return settlement.accepted(recipients) or settlement.Verdict(
         status=Status.CANCELLED, code=delivery.code, cause=Cause.CANCELLED.value, reason=Cause.CANCELLED.words
     )
 
 
 def withheld(recipients: list[settlement.Recipient], addresses: Collection[str]) -> list[settlement.Recipient]:
-    """The recipients, with those of these addresses settled as withheld."""
+    """Return the recipients, with those in ``addresses`` settled as withheld."""
     return [
         settlement.give_up([item], Cause.WITHHELD, Cause.WITHHELD.words)[0] if item["address"] in addresses else item
         for item in recipients
@@ -122,7 +123,10 @@ def withheld(recipients: list[settlement.Recipient], addresses: Collection[str])
 
 
 def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> Row:
-    """The row of the attempt; the delivery is as it was recorded, and ``now`` that of ``after_attempt``."""
+    """Return the row of the attempt.
+
+    The delivery already has its recorded values. ``now`` is as in ``after_attempt``.
+    """
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     is_relay = isinstance(attempt.route, Relay)
     return Row(
@@ -150,7 +154,7 @@ def attempt_row(ended: Ended, *, now: dt.datetime | None = None) -> Row:
 
 @functools.cache
 def this_worker() -> str:
-    """This process, as people read it."""
+    """Return a readable name of this process: host and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -158,7 +162,7 @@ after_fork_in_child(this_worker.cache_clear)
 
 
 def _without_sender(delivery: Delivery) -> dict[str, Any]:
-    """Leave open again what was taken from a configuration: it is to go with the sender that is corrected."""
+    """Remove a sender that came from a configuration, so the mail is sent with the corrected sender."""
     if delivery.from_at is None or not delivery.from_header:
         return {"from_header": delivery.from_header, "sender": delivery.sender}
     own = delivery.sender not in addresses_in(delivery.from_header)

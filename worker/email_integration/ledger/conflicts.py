@@ -1,4 +1,4 @@
-"""Transactions that the database rolls back for what others did at the same time, and that are simply tried again."""
+"""Retry transactions that the database rolled back because of concurrent transactions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from .rows import database
 
 _Result = TypeVar("_Result")
 
-#: How often something is tried whose transaction was in conflict with another.
+#: Number of tries for a transaction that conflicts with another.
 _TRIES = 10
 
 
 def repeated(act: Callable[[], _Result]) -> _Result:
-    """Do it again as long as it is in conflict with the transactions of others."""
+    """Call ``act`` and return its result. Call it again while it conflicts with other transactions.
+
+    Raises its last ``OperationalError`` after ten tries, or immediately inside a transaction.
+    """
     for tries in range(1, _TRIES + 1):
         try:
             return act()
@@ -33,7 +36,7 @@ def repeated(act: Callable[[], _Result]) -> _Result:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether the database has rolled back a transaction for what others did (serialization, deadlock, locks)."""
+    """Return whether the database rolled back a transaction because of others (serialization, deadlock, locks)."""
     cause = error.__cause__
     if getattr(cause, "sqlstate", None) in ("40001", "40P01"):
         return True

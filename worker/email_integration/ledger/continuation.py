@@ -1,4 +1,4 @@
-"""What follows a finished delivery: published by who ended it, or else by the sweeper, once it is due."""
+"""The continuation of a finished delivery: published by the process that ended it, or by the sweeper once it is due."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rows import database
 def take_due(limit: int) -> list[Delivery]:
     """Return at most ``limit`` finished deliveries whose continuation is due, without their contents.
 
-    Each is due again after the setting LEASE, for the case that it is not published. Raises ``DatabaseError``.
+    Each continuation is due again after LEASE seconds, in case it is not published. Raises ``DatabaseError``.
     """
     using = database()
     due = Delivery.objects.filter(continue_after__lte=DatabaseTime()).order_by("continue_after")
@@ -30,15 +30,16 @@ def take_due(limit: int) -> list[Delivery]:
 
 
 def lock(delivery: Delivery) -> bool:
-    """Lock the row for the current transaction; False when what follows is published, or the row is gone.
+    """Lock the row in the current transaction. Return False when the continuation is published, or the row is gone.
 
-    The delivery gets what the row keeps by now. Any other process that would publish it waits for the commit.
+    The delivery gets the current options of its row. Any other process that would publish the continuation waits for
+    the commit.
     """
     return _read(delivery, _waiting(delivery.pk).select_for_update())
 
 
 def refresh(delivery: Delivery) -> bool:
-    """The same without a lock."""
+    """Read the current options of the row, like ``lock``, but without a lock."""
     return _read(delivery, _waiting(delivery.pk))
 
 
@@ -50,17 +51,17 @@ def _read(delivery: Delivery, rows: QuerySet[Delivery]) -> bool:
 
 
 def done(delivery: Delivery) -> None:
-    """Record that what follows the delivery is published, unless the row keeps something else by now."""
+    """Record that the continuation of the delivery is published, unless the row contains another one by now."""
     _waiting(delivery.pk).filter(options=delivery.options).update(continue_after=None)
 
 
 def replace(delivery: Delivery) -> None:
-    """Have something else follow the delivery: what its options are now."""
+    """Replace the continuation of the delivery in its row by that in its options."""
     _waiting(delivery.pk).update(options=delivery.options)
 
 
 def later(delivery_id: str, seconds: float) -> None:
-    """Leave what follows the delivery to the sweeper, in so many seconds."""
+    """Let the sweeper publish the continuation of the delivery in ``seconds`` seconds."""
     _waiting(delivery_id).update(continue_after=DatabaseTime(ahead=seconds))
 
 

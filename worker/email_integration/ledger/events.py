@@ -1,6 +1,6 @@
-"""Emit what became of a mail: to the application by the signals, and to the log by a line.
+"""Emit the outcomes of a mail: as signals for the application, and as lines of the log.
 
-No line has an address, a subject, or the server's own words, unless the setting LOG_ADDRESSES adds the recipients.
+No line contains an address, a subject, or the server's reply text. The setting LOG_ADDRESSES adds the recipients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .rows import database, is_readable
 
 
 def outcome(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
-    """Return what emits how an attempt ended, once that is committed; ``before`` is how the recipients stood."""
+    """Return the acts that emit the outcome of an attempt after its commit. ``before`` are the earlier recipients."""
     delivery = ended.delivery
     acts = attempted(ended)
     failed = [item for item in delivery.recipients if item["status"] == "failed"]
@@ -42,7 +42,7 @@ def outcome(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
 
 
 def end(delivery: Delivery) -> list[Act]:
-    """Return what emits that a delivery is finished without an attempt, once that is committed."""
+    """Return the acts that emit the end of a delivery without an attempt, after its commit."""
     return moved(delivery) + _end(delivery)
 
 
@@ -60,15 +60,15 @@ _OF_STATUS: dict[str, Signal] = {
 
 
 def _signalled(signal: Signal, delivery: Delivery, **arguments: Any) -> list[Act]:
-    # Most have no receivers, and to ask the signal about a sender takes as long as all the rest.
+    # Most signals have no receivers, and asking a signal about a sender takes as long as all the rest.
     if not (signal.receivers and signal.has_listeners(Delivery)):
         return []
-    # Django logs what a receiver raises.
+    # Django logs the errors of receivers.
     send = functools.partial(signal.send_robust, sender=Delivery, delivery=delivery, **arguments)
     return [("send a signal of a delivery", functools.partial(recursion.within_delivery, delivery.options, send))]
 
 
-#: Of all these lines, whatever module they come from.
+#: The logger of all these lines, for every module.
 logger = logging.getLogger("email_integration.delivery")
 
 _LEVELS: dict[str, int] = {
@@ -78,26 +78,26 @@ _LEVELS: dict[str, int] = {
     Status.QUARANTINED: logging.ERROR,
 }
 
-#: How a server's words begin that has an enhanced code (RFC 3463).
+#: The beginning of a reply text that has an enhanced status code (RFC 3463).
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
 
 def submitted(delivery: Delivery) -> None:
-    """A mail was submitted: log it once that is committed."""
-    # For whoever looks closely: the caller knows, and pays for each line.
+    """Log the submission of a mail after its commit."""
+    # At level DEBUG only: the caller knows of the submission, and each line costs time.
     if logger.isEnabledFor(logging.DEBUG):
         after_commit_each([_line(delivery, logging.DEBUG, "Delivery %s: submitted", delivery.pk)], using=database())
 
 
 def submitted_together(deliveries: Sequence[Delivery]) -> None:
-    """These mails were submitted: log it once that is committed, in one line, however many they are."""
+    """Log the submission of several mails after their commit, in one line."""
     if deliveries and logger.isEnabledFor(logging.DEBUG):
         say = functools.partial(logger.debug, "%d deliveries submitted together", len(deliveries))
-        after_commit("log that mails were submitted", say, using=database())
+        after_commit("log the submission of mails", say, using=database())
 
 
 def attempted(ended: Ended) -> list[Act]:
-    """The line about an attempt that is recorded."""
+    """Return the log line about a recorded attempt."""
     delivery, outcome, attempt = ended.delivery, ended.outcome, ended.attempt
     in_doubt = isinstance(outcome, InDoubt)
     level = logging.WARNING if in_doubt else _LEVELS.get(delivery.status, logging.INFO)
@@ -105,7 +105,7 @@ def attempted(ended: Ended) -> list[Act]:
         return []
     how = str(delivery.status)
     if in_doubt and how == Status.DEFERRED:
-        how = "in doubt, to be sent again"
+        how = "in doubt, will be sent again"
     words, arguments = "Delivery %s: %s, attempt %d", [delivery.id, how, delivery.attempts]
     if delivery.smtp_config:
         words += " by %s"
@@ -130,7 +130,7 @@ def attempted(ended: Ended) -> list[Act]:
 
 
 def moved(delivery: Delivery) -> list[Act]:
-    """The line about a delivery that was put off or came to its end without an attempt."""
+    """Return the log line about a delivery that was deferred or ended without an attempt."""
     level = _LEVELS.get(delivery.status, logging.INFO)
     if not logger.isEnabledFor(level):
         return []
@@ -138,7 +138,7 @@ def moved(delivery: Delivery) -> list[Act]:
 
 
 def enhanced_code(outcome: Outcome) -> str:
-    """The enhanced status code of the reply; '' when there was none."""
+    """Return the enhanced status code of the reply (RFC 3463); '' when there is none."""
     found = _ENHANCED.match(outcome.reply)
     return found[0] if found else ""
 
@@ -164,7 +164,7 @@ def _line(delivery: Delivery, level: int, words: str, *arguments: Any, **fields:
 
 @dataclass(slots=True)
 class _Line:
-    """A line of the log about a delivery whose row keeps ``kept``; to be called is to log it."""
+    """A log line about a delivery. ``kept`` is the ``options`` column of its row. Calling the object logs the line."""
 
     kept: str
     level: int
@@ -176,14 +176,14 @@ class _Line:
         recursion.within_delivery(self.kept, _log, [self])
 
 
-#: What a line does, as an act.
+#: The name of a log line's act.
 _LOG = "log the outcome of an attempt"
 
 _what, _kept = operator.itemgetter(0), operator.attrgetter("kept")
 
 
 def together(acts: Iterable[Act]) -> list[Act]:
-    """The same acts, with lines that follow each other logged in one go, which takes half of the time."""
+    """Return the same acts, but log adjacent lines together, which halves the time."""
     found: list[Act] = []
     for what, alike in itertools.groupby(acts, _what):
         if what == _LOG:
@@ -200,7 +200,7 @@ def _log_together(lines: Sequence[_Line]) -> None:
 
 
 def _log(lines: Sequence[_Line]) -> None:
-    """Log lines without looking for the caller, which is here each time."""
+    """Log lines without searching the stack for the caller, which is always this function."""
     if _is_usual():
         do_each((_LOG, functools.partial(logger.handle, record)) for record in _copies(lines))
     else:
@@ -208,11 +208,11 @@ def _log(lines: Sequence[_Line]) -> None:
 
 
 def _is_usual() -> bool:
-    """Whether a record of the log is what the standard library makes; each of others may have something of its own."""
+    """Return whether the standard library creates the log records. Another factory may make each record different."""
     if logging.getLogRecordFactory() is not logging.LogRecord:
         return False
     makes = getattr(logger.makeRecord, "__func__", logger.makeRecord)
-    return getattr(makes, "__globals__", None) is vars(logging)  # not one that was put into its place
+    return getattr(makes, "__globals__", None) is vars(logging)  # false for a replaced method
 
 
 def _log_one(line: _Line) -> None:
@@ -226,7 +226,7 @@ def _record(
 
 
 def _copies(lines: Iterable[_Line]) -> Iterator[logging.LogRecord]:
-    """Make the records of one: thread, process, place and time are found out once."""
+    """Yield records that share one record's thread, process, place and time."""
     common = _record(logging.INFO, "", ()).__dict__
     for line in lines:
         level = {"levelno": line.level, "levelname": logging.getLevelName(line.level)}
@@ -235,5 +235,5 @@ def _copies(lines: Iterable[_Line]) -> Iterator[logging.LogRecord]:
         yield record
 
 
-#: The file and the line of ``_log``.
+#: The file and the first line of ``_log``.
 _HERE = _log.__code__.co_filename, _log.__code__.co_firstlineno

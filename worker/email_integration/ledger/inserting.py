@@ -1,6 +1,7 @@
-"""Insert new deliveries: one by a statement that the server keeps, many by COPY where there is one.
+"""Insert new deliveries: one with a statement that the server prepares once, many with COPY if the database has it.
 
-The text of the statement is always the same. What every new delivery has alike is in it, the rest are parameters.
+The text of the statement is always the same. It contains the values that all new deliveries share; the other values are
+parameters.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ _OWN = (
     *("content", "content_file", "content_seal", "content_size", "eight_bit"),
 )
 
-#: The same for those that are due later: what is due at once gets its time from the database's clock.
+#: The attributes for deliveries that are due later. Those that are due now get their time from the database's clock.
 _OWN_LATER = (*_OWN, "next_at")
 
-#: Octets of a content that may stay in memory until the next one.
+#: Octets of a content that may stay in memory until the next statement.
 _SMALL = 256 * 1024
 
-#: COPY has no advantage over an INSERT for fewer.
+#: For fewer deliveries, COPY is no faster than INSERT.
 _FEW = 5
 
 
 def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int:
-    """Insert new deliveries, as ``save()`` does it, but for the signals; return how many. Raises ``DatabaseError``.
+    """Insert new deliveries as ``save()`` does, but without signals. Return how many. Raises ``DatabaseError``.
 
-    With ``unless_known`` those are left out of which the database has the key or the idempotency key. Several are
-    inserted in the transaction of the caller, who has one.
+    With ``unless_known``, deliveries whose id or idempotency key is already in the database are left out. Several
+    deliveries must be inserted inside the caller's transaction. ``using`` is the alias of the database.
     """
     connection = connections[using]
     alike: dict[tuple[str, ...], list[Delivery]] = {}
@@ -61,7 +62,7 @@ def insert(*deliveries: Delivery, using: str, unless_known: bool = False) -> int
         django_internals.mark_stored(one, using=using)
         for name in _LEFT:
             if _is_left(one.__dict__[name]):
-                del one.__dict__[name]  # read when it is asked for
+                del one.__dict__[name]  # read from the database on access
     return inserted
 
 
@@ -80,7 +81,7 @@ def _insert_in_pieces(connection: Any, delivery: Delivery, *, unless_known: bool
 
 
 def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Delivery], *, unless_known: bool) -> int:
-    # COPY knows no conflicts.
+    # COPY cannot skip conflicts.
     is_copied = len(deliveries) >= _FEW and not unless_known
     if is_copied and django_internals.can_copy(connection, Delivery._meta.db_table):
         if statement.packed is not None:
@@ -104,10 +105,10 @@ def _insert(connection: Any, statement: _Statement, deliveries: Sequence[Deliver
 
 @dataclass(frozen=True, kw_only=True)
 class _Statement:
-    """What is said to one database: an INSERT that fails for what is known, one that leaves it out, and a COPY.
+    """The statements for one database: an INSERT that fails for known deliveries, one that skips them, and a COPY.
 
-    ``values`` gives the parameters of a delivery; ``alike`` are the values that follow them in a COPY. Where PostgreSQL
-    takes them packed, ``packed`` and ``alike_packed`` are the same for it.
+    ``values`` returns the parameters of a delivery; ``alike`` are the values that follow them in a COPY. If PostgreSQL
+    accepts packed values, ``packed`` and ``alike_packed`` are the packed forms.
     """
 
     text: str
@@ -120,7 +121,7 @@ class _Statement:
 
 
 def _statement(alias: str, own: tuple[str, ...]) -> _Statement:
-    """For deliveries that differ in the attributes ``own``."""
+    """Return the statements for deliveries that differ in the attributes ``own``."""
     return _statement_of(alias, own, settings.USE_TZ)
 
 
@@ -150,7 +151,7 @@ def _statement_of(alias: str, own: tuple[str, ...], aware: bool) -> _Statement:
 
 
 def _packed(fields: Sequence[Any]) -> Callable[[Delivery], list[bytes | None]]:
-    """Return what gives the values of these fields in PostgreSQL's binary format."""
+    """Return a function that returns the values of these fields in PostgreSQL's binary format."""
     of = operator.itemgetter(*(one.attname for one in fields))
     packers = list(map(packing.packer, fields))
 
@@ -161,7 +162,7 @@ def _packed(fields: Sequence[Any]) -> Callable[[Delivery], list[bytes | None]]:
 
 
 def _values(connection: Any, fields: Sequence[Any]) -> Callable[[Delivery], list[Any]]:
-    """Return what gives the values of these fields as the driver takes them."""
+    """Return a function that returns the values of these fields as the driver accepts them."""
     of = operator.itemgetter(*(one.attname for one in fields))
     prepared = [(place, _prepare(connection, one)) for place, one in enumerate(fields)]
     to_prepare = [(place, prepare) for place, prepare in prepared if prepare is not None]
@@ -176,7 +177,7 @@ def _values(connection: Any, fields: Sequence[Any]) -> Callable[[Delivery], list
 
 
 def _prepare(connection: Any, field: Any) -> Callable[[Any], Any] | None:
-    """Return what makes a value of a field what the driver takes; None when it takes it as it is."""
+    """Return a function that converts a value of a field for the driver; None when no conversion is needed."""
     kind = field.get_internal_type()
 
     def by_django(value: Any) -> Any:
@@ -193,7 +194,7 @@ def _prepare(connection: Any, field: Any) -> Callable[[Any], Any] | None:
     return None if kind == "BinaryField" else by_django
 
 
-#: Fields whose values every driver takes as they are.
+#: Fields whose values every driver accepts unchanged.
 _PLAIN = frozenset(
     {
         *("CharField", "TextField", "BooleanField"),
@@ -212,7 +213,7 @@ def _is_left(value: Any) -> bool:
     return django_internals.is_left_to_database(value)
 
 
-#: What all other attributes of a new delivery are, and which the database has a default for that the model has not.
+#: The values of all other attributes of a new delivery, and the attributes that have a default only in the database.
 _ALIKE = {name: value for name, value in _of_new() if not _is_left(value)}
 _LEFT = tuple(name for name, value in _of_new() if _is_left(value))
 
@@ -221,7 +222,7 @@ _alike = tuple(_ALIKE.values())
 
 
 def _differs_in(delivery: Delivery) -> tuple[str, ...]:
-    """The attributes that have to be said of a delivery: ``_OWN``, or else all but those left to the database."""
+    """Return the attributes to insert: ``_OWN``, ``_OWN_LATER``, or all except those left to the database."""
     values = delivery.__dict__
     if _in_others(values) == _alike:
         if all(_is_left(values[name]) for name in _LEFT):
@@ -232,7 +233,7 @@ def _differs_in(delivery: Delivery) -> tuple[str, ...]:
 
 
 def _word(value: Any) -> str:
-    """A default as SQL."""
+    """Return a default value as SQL."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -240,5 +241,5 @@ def _word(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if value != "":
-        raise TypeError(f"No word for {value!r}: give the field among _OWN.")
+        raise TypeError(f"There is no SQL for the value {value!r}; add the field to _OWN.")
     return "''"

@@ -1,4 +1,4 @@
-"""Instances of deliveries made of rows that our own statements ask for; a content that was left out is read later."""
+"""Create deliveries from rows of raw statements. A content that a row omits is read on access."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from email_integration.timezones import as_stored
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
-#: Makes the values of a column, one for each row, of what the driver gives.
+#: Converts the driver's values of a column to Python values, one for each row.
 _Convert = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @functools.cache
 def _fields() -> tuple[Any, ...]:
-    """The fields of a delivery, the content last."""
+    """Return the fields of a delivery, the content last."""
     return tuple(sorted(Delivery._meta.concrete_fields, key=lambda one: one.attname == "content"))
 
 
 @functools.cache
 def columns() -> tuple[str, ...]:
-    """The columns of a delivery, the content last."""
+    """Return the columns of a delivery, the content last."""
     return tuple(str(one.column) for one in _fields())
 
 
 def selected(connection: Any, table: str) -> list[str]:
-    """What a statement is to ask for each of the columns but the content, of the table of this name.
+    """Return the expressions to select for all columns except the content, from the table ``table``.
 
-    Of PostgreSQL times as numbers, and JSON as text: its driver takes longer over those than over all the rest.
+    On PostgreSQL, times are selected as numbers and JSON as text, because its driver takes longer to convert these than
+    all other columns.
     """
     quoted = connection.ops.quote_name
     found = [f"{table}.{quoted(one.column)}" for one in _fields()[:-1]]
@@ -52,9 +53,9 @@ def _plain(field: Any, column: str) -> str:
 
 
 def of_rows(connection: Any, rows: Sequence[Sequence[Any]]) -> list[Delivery]:
-    """The deliveries of rows of what is ``selected`` and the content, and whatever comes after these.
+    """Return the deliveries of ``rows``. Each row has the columns of ``selected``, the content, and possibly more.
 
-    A content that was not read is read when it is asked for.
+    A content that is NULL in the row is read on access.
     """
     values: list[Sequence[Any]] = []
     values += [*zip(*rows, strict=True)][: len(_fields())]
@@ -97,7 +98,7 @@ def _each(convert: Callable[..., Any], column: Any, connection: Any, values: Seq
 
 
 def _moments(values: Sequence[int | None]) -> Sequence[Any]:
-    """Times of microseconds since 1970."""
+    """Convert microseconds since 1970 to times."""
     if values.count(None) == len(values):
         return values
     moments = [None if value is None else _EPOCH + dt.timedelta(microseconds=value) for value in values]
@@ -105,5 +106,5 @@ def _moments(values: Sequence[int | None]) -> Sequence[Any]:
 
 
 def _parsed(values: Sequence[str]) -> Sequence[Any]:
-    """The values of a column of JSON, which PostgreSQL vouches for, read in one go."""
+    """Parse the values of a JSON column together. PostgreSQL guarantees that they are valid."""
     return list(json.loads(f"[{','.join(values)}]"))

@@ -1,4 +1,4 @@
-"""The interface between deliveries and what measures or traces them; nothing does unless an observer is installed."""
+"""The interface between deliveries and metrics or tracing. Without an installed observer, nothing is measured."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .records import Change, Ended
 
 
 class Observer(SessionObserver):
-    """Does nothing. As of a ``SessionObserver``, no method may raise, or take long."""
+    """An observer that does nothing. As in a ``SessionObserver``, no method may raise or take long."""
 
     def submitting(self, delivery: Delivery) -> None:
-        """A mail is about to be stored; its ``traceparent`` may be set."""
+        """A mail is about to be stored. The method may set its ``traceparent``."""
 
     def tried(self, delivery: Delivery, seconds: float) -> None:
-        """An attempt of this thread has ended, which took so many seconds. Another may record it, and report that."""
+        """An attempt in this thread has ended after ``seconds`` seconds. Another thread may record and report it."""
 
     def attempted(self, ended: Ended) -> None:
-        """An attempt is recorded; the delivery is as it was recorded."""
+        """An attempt is recorded. Its delivery has the recorded values."""
 
     def recorded(self, changes: Sequence[Change]) -> None:
-        """These are recorded, in one commit."""
+        """These changes are recorded, in one commit."""
 
     def sweep_ended(self, seconds: float, woken: int) -> None:
-        """A sweep took so many seconds, and woke so many queues."""
+        """A sweep took ``seconds`` seconds and woke ``woken`` queues."""
 
 
 class _Several(Observer):
-    """Calls each of them."""
+    """An observer that calls several observers."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -73,16 +73,16 @@ _observer = _NONE
 
 
 def install(observer: Observer | None) -> None:
-    """Have this process, and those that are forked from it, report to ``observer``; None for none."""
+    """Report to ``observer`` in this process and in its forked children. None removes the observer."""
     global _observer  # the one observer of this process
     _observer = observer or _NONE
 
 
 def add(observer: Observer) -> None:
-    """Have this process, and those that are forked from it, report to ``observer`` too."""
+    """Report also to ``observer`` in this process and in its forked children."""
     install(observer if _observer is _NONE else _Several(_observer, observer))
 
 
 def installed() -> Observer:
-    """The observer to report to."""
+    """Return the observer to report to."""
     return _observer

@@ -1,4 +1,4 @@
-"""Large contents on their way into a row, in pieces: of a statement's values, drivers and databases make copies.
+"""Write large contents into a row in pieces, because drivers and databases copy the values of a statement.
 
 The row is inserted without its content, which is then written into it, all in one transaction.
 """
@@ -13,23 +13,23 @@ from django.db.models.expressions import RawSQL
 
 from email_integration.models import Delivery
 
-#: Octets from which on a content is written in pieces, and of a piece.
+#: Contents above this number of octets are written in pieces; and the octets of a piece.
 LARGE = 16 * 1024 * 1024
 _PIECE = 4 * 1024 * 1024
 
 
 def is_written_in_pieces(connection: Any, content: bytes | memoryview) -> bool:
-    """Return whether ``content`` is large, and the database of ``connection`` takes pieces."""
+    """Return whether ``content`` is large, and the database of ``connection`` accepts pieces."""
     return len(content) > LARGE and connection.vendor in _WRITERS
 
 
 def write(connection: Any, pk: str, content: bytes | memoryview) -> None:
-    """Put ``content`` into the row with this key, in the transaction that there is. Raises ``DatabaseError``."""
+    """Write ``content`` into the row with this key, in the current transaction. Raises ``DatabaseError``."""
     _WRITERS[connection.vendor](connection, pk, content)
 
 
 def _write_to_postgresql(connection: Any, pk: str, content: bytes | memoryview) -> None:
-    """By way of a large object (PostgreSQL's documentation, 33.4), which the statement for the row reads."""
+    """Write a large object (PostgreSQL's documentation, 33.4), which the statement for the row then reads."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT lo_create(0)")
         oid = cursor.fetchone()[0]
@@ -40,7 +40,7 @@ def _write_to_postgresql(connection: Any, pk: str, content: bytes | memoryview) 
 
 
 def _write_to_sqlite(connection: Any, pk: str, content: bytes | memoryview) -> None:
-    """Into space that is kept free for it, which takes no memory in the last column of a row (zeroblob)."""
+    """Write into space that zeroblob() reserves. In the last column of a row it takes no memory."""
     row = _row(connection, pk)
     row.update(content=RawSQL("zeroblob(%s)", [len(content)]))
     number = row.values_list(RawSQL("rowid", []), flat=True).get()
@@ -55,7 +55,7 @@ def _row(connection: Any, pk: str) -> QuerySet[Delivery]:
 
 
 def _pieces(content: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
-    """The pieces of ``content``, each with its place."""
+    """Yield the pieces of ``content``, each with its position in octets."""
     view = memoryview(content)
     for start in range(0, len(view), _PIECE):
         yield start, bytes(view[start : start + _PIECE])

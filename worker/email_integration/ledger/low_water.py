@@ -1,7 +1,7 @@
-"""Up to where a dispatcher has seen all that was due, so that its next claim need not look there again.
+"""Marks of the index entries that a dispatcher has already seen, so its next claim can skip them.
 
-PostgreSQL keeps the entries of its indexes for what has gone while any transaction is open that may see it, be that
-another's report of ten minutes. A claim would walk past all of them each time.
+PostgreSQL keeps the index entries of removed rows while any transaction is open that may see them, such as a report
+that runs for ten minutes. Without a mark, each claim would read all of these entries.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-#: Seconds after which a claim looks at everything once more. By then is found what came to lie below the mark: what was
-#: committed late, given back, made due earlier, or locked by another when it was looked at. A dispatcher's stay, with
-#: which its mark ends, mostly is shorter.
+#: Seconds after which a claim reads all entries again. It then finds the mail below the mark: mail that was committed
+#: late, given back, made due earlier, or locked by another process before. A mark ends with its dispatcher's stay,
+#: which is usually shorter.
 DROPPED_AFTER = 1.0
 
-#: Seconds by which the mark stays behind the moment of a claim: most transactions are committed within them, and what
-#: they insert has the time of the statement.
+#: Seconds by which the mark stays behind the time of a claim. Most transactions commit within this time, and the rows
+#: that they insert have the time of the statement.
 BEHIND = 0.5
 
-#: Seconds that are lost where a time becomes a floating-point number, and more.
+#: Seconds that exceed the rounding error of a time as a floating-point number.
 _SLACK = 0.001
 
-#: Below everything.
+#: Lower than every time.
 NOTHING = float("-inf")
 
 
 class LowWaterMark:
-    """That of one stay: of each part of a queue that is ordered by itself, a time by the clock of the database.
+    """The mark of one stay: a time by the database's clock for each separately ordered part of a queue.
 
-    Times are in seconds since the epoch.
+    Times are in seconds since the epoch. ``clock`` is a monotonic clock in seconds.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,21 +37,24 @@ class LowWaterMark:
         self._dropped_at = NOTHING
 
     def of(self, parts: Sequence[Hashable]) -> list[float]:
-        """From where on a claim is to look in each of these parts: once a second from the beginning."""
+        """Return for each of these parts the time from which a claim must read it.
+
+        Once a second this is the beginning.
+        """
         if self._clock() - self._dropped_at >= DROPPED_AFTER:
             self.drop()
         return [self._marks.get(part, NOTHING) for part in parts]
 
     def drop(self) -> None:
-        """Have the next claim look at everything."""
+        """Make the next claim read all entries."""
         self._marks.clear()
         self._dropped_at = self._clock()
 
     def saw(self, parts: Sequence[Hashable], lowest: Mapping[int, float], *, moment: float, all_: bool) -> None:
-        """Raise the mark by what a claim at this moment has seen of the parts.
+        """Raise the marks of ``parts`` after a claim at ``moment``.
 
-        ``lowest`` is, by the place of the part, the time of the first mail that it found there. Where it found none
-        there was none, if it has looked at ``all_`` parts to their end; otherwise it may not have looked there.
+        ``lowest`` maps the index of a part to the time of the first mail that the claim found there. If it found none
+        in a part and has read ``all_`` parts to their end, the part is empty; otherwise the claim may not have read it.
         """
         highest = moment - BEHIND
         for place, part in enumerate(parts):

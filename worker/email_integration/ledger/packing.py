@@ -1,7 +1,7 @@
-"""Values as PostgreSQL sends and receives them: neither side has to write them as text, or to read that.
+"""Pack values in PostgreSQL's binary format, so neither side has to write or parse text.
 
-Each type has its own format (``typsend`` and ``typreceive`` in ``pg_type``); rows of them are in the documentation of
-COPY, 'Binary Format'.
+Each type has its own format (``typsend`` and ``typreceive`` in ``pg_type``). PostgreSQL's documentation of COPY
+describes the format of rows ('Binary Format').
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-#: What makes octets of a value; None stands for NULL.
+#: Converts a value to octets; None is NULL.
 Packer = Callable[[Any], bytes | None]
 
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -26,12 +26,12 @@ _NULL = _length(-1)
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + _int4(0) + _int4(0)
 _END = _int2(-1)
 
-#: Octets that psycopg sends at a time too; more of them take it longer.
+#: Octets of a block. psycopg also sends blocks of this size; larger ones take it longer.
 _BLOCK = 32 * 1024
 
 
 def packer(field: Any) -> Packer:
-    """Return what packs the values of a field of ``Delivery``. Datetimes are aware, as with USE_TZ."""
+    """Return a function that packs the values of a field of ``Delivery``. Datetimes are aware, as with USE_TZ."""
     kind = field.get_internal_type()
     if kind == "JSONField":
         return lambda value: b"\1" + json.dumps(value, cls=field.encoder).encode()
@@ -61,7 +61,7 @@ _OF_KIND: dict[str, Packer] = {
 
 
 def blocks(rows: Iterable[Sequence[bytes | None]], alike: Sequence[bytes | None]) -> Iterator[bytes]:
-    """Give what a ``COPY … (FORMAT BINARY)`` takes: packed rows, each followed by the values that are ``alike``."""
+    """Yield blocks for ``COPY … (FORMAT BINARY)``: packed rows, each followed by the values ``alike``."""
     end = b"".join(_fields(alike))
     block, size = [_BEGIN], 0
     for row in rows:

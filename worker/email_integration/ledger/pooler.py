@@ -1,4 +1,4 @@
-"""A pooler before PostgreSQL that lends connections for a transaction, and loses the statements kept in them."""
+"""Detect a pooler in front of PostgreSQL that lends connections per transaction and loses prepared statements."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any
 
 from django.db import connections
 
-#: What is said of it, and what fixes it.
+#: The message about such a pooler, and the hint to fix it.
 LOST = (
-    "The database is reached by way of a pooler that lends connections for a transaction, and 'prepare_threshold' has "
-    "it keep statements for longer: mail fails at them, and waits."
+    "The connection to the database goes through a pooler that lends a connection for one transaction, but with this "
+    "'prepare_threshold' prepared statements last longer. They fail, and mail waits."
 )
 HINT = (
-    "Leave 'prepare_threshold' out of the OPTIONS of DATABASES (in a DATABASE_URL: ?prepare_threshold=1000000000), or "
-    "set max_prepared_statements of PgBouncer 1.21 or newer."
+    "Remove 'prepare_threshold' from the OPTIONS of DATABASES (in a DATABASE_URL: ?prepare_threshold=1000000000), or "
+    "set max_prepared_statements in PgBouncer 1.21 or newer."
 )
 
-#: How often it is tried: beside other clients of the pooler, two in turn may be lent different connections.
+#: Number of tries: with other clients of the pooler, two checks in a row may use different connections.
 _TRIES = 5
 
-#: From so many executions on, before a statement is kept, none is ever: a URL has no other word for it.
+#: From this 'prepare_threshold' on, statements are never prepared. A URL cannot express "never" in another way.
 _NEVER = 1_000_000
 
 
 def loses_statements(alias: str) -> bool:
-    """Whether statements that psycopg has the server of ``alias`` keep ('prepare_threshold') are lost, or get mixed up.
+    """Return whether statements that psycopg prepares on the server of ``alias`` are lost or mixed up.
 
-    PgBouncer in transaction mode does that, unless it is of version 1.21 or newer and has ``max_prepared_statements``.
-    Opens two connections and closes them. Raises what the database raises.
+    PgBouncer in transaction mode does that, unless it is version 1.21 or newer and has ``max_prepared_statements``. The
+    check depends on psycopg's 'prepare_threshold'. It opens two connections and closes them. Raises the errors of the
+    database.
     """
     connection = connections[alias]
     if connection.vendor != "postgresql":
@@ -36,7 +37,7 @@ def loses_statements(alias: str) -> bool:
     opened = [_opened(connection) for _ in range(2)]
     try:
         first, second = (one.connection for one in opened)
-        threshold = getattr(first, "prepare_threshold", None)  # psycopg2 has the server keep nothing
+        threshold = getattr(first, "prepare_threshold", None)  # psycopg2 prepares no statements
         if threshold is None or threshold >= _NEVER:
             return False
         with connection.wrap_database_errors:
@@ -48,13 +49,16 @@ def loses_statements(alias: str) -> bool:
 
 def _opened(connection: Any) -> Any:
     copy = connection.copy()
-    copy.settings_dict["OPTIONS"].pop("pool", None)  # Django's own pool may have no room for two
+    copy.settings_dict["OPTIONS"].pop("pool", None)  # Django's pool may have no room for two
     copy.ensure_connection()
     return copy
 
 
 def _is_lost(first: Any, second: Any) -> bool:
-    """Have both keep a statement of one name. Each has its own where a connection is its own."""
+    """Prepare a statement of the same name on both connections, and return whether that fails.
+
+    It succeeds if each connection has its own server connection.
+    """
     from psycopg.pq import ExecStatus
 
     name = b"email_integration_" + secrets.token_hex(8).encode()
@@ -66,5 +70,5 @@ def _is_lost(first: Any, second: Any) -> bool:
         second.exec_prepared(name, None).status,
     ]
     for each in (first, second):
-        each.exec_(b"DEALLOCATE " + name)  # where it is no more, this changes nothing
+        each.exec_(b"DEALLOCATE " + name)  # no effect if the statement is gone
     return found != expected

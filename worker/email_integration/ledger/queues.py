@@ -1,4 +1,4 @@
-"""Which of the task queue's queues a mail waits in."""
+"""Map mails to the queues of the task queue."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from email_integration.models import Delivery, Priority
 
 _SETTINGS: dict[str, str] = {Priority.HIGH: "HIGH_QUEUE", Priority.NORMAL: "QUEUE", Priority.BULK: "BULK_QUEUE"}
 
-#: Most urgent first.
+#: The most urgent first.
 _PRIORITIES = (Priority.HIGH, Priority.NORMAL, Priority.BULK)
 
 
 def key_of(delivery: Delivery) -> str:
-    """The queue of a delivery: the caller's own, or that of its priority as the settings map it now."""
+    """Return the queue of a delivery: the one that the caller chose, or that of its priority in the settings."""
     return delivery.queue or queue_of(delivery.priority)
 
 
 def queue_of(priority: str) -> str:
-    """The queue of a priority's mails; '' is the one that the task queue chooses."""
-    # What somebody has damaged in the database is a mail like any other.
+    """Return the queue of a priority. '' means the default queue of the task queue."""
+    # A priority that was damaged in the database counts as normal.
     return str(conf.get(_SETTINGS.get(priority, "QUEUE")) or conf.get("QUEUE"))
 
 
 def priorities_of(queue: str) -> tuple[Priority, ...]:
-    """The priorities whose mails wait in this queue as the settings map them now, most urgent first."""
+    """Return the priorities whose mails wait in this queue in the current settings, the most urgent first."""
     return tuple(priority for priority in _PRIORITIES if queue_of(priority) == queue)

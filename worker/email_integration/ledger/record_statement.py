@@ -1,10 +1,10 @@
-"""The statement by which PostgreSQL records what happened to any number of a batch's deliveries, in one round trip.
+"""The statement with which PostgreSQL records the outcomes of a batch's deliveries, in one round trip.
 
-Its text is the same for any number, so that the server can keep it. The values travel as JSON, which PostgreSQL turns
-into rows; what they are checked against and what they change is done in one commit.
+Its text is the same for any number of deliveries, so the server can prepare it. The values are sent as JSON, which
+PostgreSQL converts to rows. All checks and changes are in one commit.
 """
 
-# Names of tables and columns alone are put into the text, and numbers.
+# Only names of tables and columns, and numbers, are put into the text.
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from email_integration.models import FINAL, Delivery, DeliveryBatch, database_ti
 from . import task_queue
 from .steps import Step
 
-#: The columns that the end of a mail changes. Each is written in any case, as the instance has it after its step.
+#: The columns that the end of a mail changes. Each is always written, with the value of the instance after its step.
 _OF_AN_END = (
     *("status", "code", "cause", "reason", "recipients", "attempts", "smtp_config", "config_version", "worker"),
     *("waits_for_relay", "next_at", "returned", "finished_at", "continue_after"),
     *("has_content", "content_seal", "content_file"),
 )
 
-#: All that a record may change. Most records have nothing but ends, and leave the rest alone.
+#: All columns that a record may change. Most records contain only ends, and leave the other columns unchanged.
 COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatementResult:
-    """What the statement says: whether the batch is there still, and whether one of its mails is to be cancelled;
-    which of the steps were made.
+    """The result of the statement.
+
+    ``is_owned`` says whether the batch still exists, ``cancel_requested`` whether one of its mails is to be cancelled,
+    and ``made`` which steps were made.
     """
 
     is_owned: bool
@@ -56,9 +58,11 @@ def record(
     closes: bool,
     using: str,
 ) -> StatementResult:
-    """Make those of the steps that nothing has overtaken. Raises ``DatabaseError``.
+    """Make the steps ``ready`` whose deliveries nothing has changed since. Raises ``DatabaseError``.
 
-    The batch is renewed by ``lease`` seconds, or with ``closes`` deleted if all steps were made.
+    The lease of the batch is renewed by ``lease`` seconds. With ``closes`` the batch is deleted instead if all steps
+    were made. ``permitted`` is the number of mails whose final dots may be sent; it is never lowered. ``using`` is the
+    alias of the database.
     """
     connection = connections[using]
     kinds: dict[_Kind, list[tuple[Any, ...]]] = {}
@@ -83,10 +87,10 @@ def record(
     )
 
 
-#: What is sent of each step beside the columns. The content is written over only where it goes.
+#: The values of each step besides the columns. The content is overwritten only when it is dropped.
 _HEADS = ("id", "version", "_drops", "_not_final")
 
-#: The changes that are in the columns of an end, and those that the text has for itself.
+#: The changes that the columns of an end contain, and those that the text makes in a separate clause.
 _ENDS = frozenset((*_OF_AN_END, "content", "batch", "cancel_requested"))
 
 
@@ -95,12 +99,15 @@ def _heads(step: Step) -> tuple[Any, ...]:
     return step.delivery.id, step.version, "content" in step.values, is_final_excluded
 
 
-#: Rows that are inserted alike: of which model, the names of their fields, and ``Row``'s 'unique' and 'kept'.
+#: A kind of inserted rows: the model, the names of the fields, and the values 'unique' and 'kept' of ``Row``.
 _Kind = tuple[type[models.Model], tuple[str, ...], str, tuple[str, ...]]
 
 
 def _packed(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
-    """Two JSON texts: an object of the values that all rows have alike, as most are, and an array of the others."""
+    """Return two JSON texts: an object of the values that all rows share, and an array of the other values.
+
+    Most values are the same in all rows.
+    """
     alike, others = {}, []
     number = len(rows)
     for name, values in zip(names, zip(*rows, strict=True), strict=False):
@@ -116,7 +123,7 @@ def _packed(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[str, s
     return _json(alike), _json(each)
 
 
-#: By these a row is found: each has its own.
+#: These names identify a row, so each row contains them.
 _KEYS = ("id", "_of")
 
 
@@ -125,7 +132,7 @@ def _json(value: object) -> str:
 
 
 def _as_text(value: object) -> str:
-    """What JSON has no word for: times, and what a serializer of results may give."""
+    """Return the text of a value that JSON cannot represent: a time, or a value from a result serializer."""
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
@@ -145,12 +152,12 @@ def _text(alias: str, lease: float, columns: tuple[str, ...], kinds: tuple[_Kind
     types = {name: _type(connection, Delivery, name) for name in ("id", "version", *columns)}
     types |= {"_drops": "bool", "_not_final": "bool"}
     parts = [
-        # Locked first, as by all who move a batch's mails.
+        # Locked first, as in every process that moves a batch's mails.
         f"own AS MATERIALIZED (SELECT id, cancel_requested FROM {batches} WHERE id = %s FOR UPDATE)",
-        # With a condition that always holds: PostgreSQL expects few rows then, and looks each up by its key. For a
-        # hundred it would read a small table as a whole, and the plan is kept while the table grows.
+        # This condition is always true. It makes PostgreSQL expect few rows, and look each one up by its key. For a
+        # hundred rows it would scan a small table, and it keeps that plan while the table grows.
         f"x AS MATERIALIZED ({_unpacked(quoted, types)} WHERE r.{quoted('id')} = r.{quoted('id')} || '')",
-        # The status as an expression, that no index of states is ever preferred to the key.
+        # The status is an expression, so no index of statuses is ever preferred to the key.
         f"""moved AS (UPDATE {deliveries} d SET {assigned}, {of("version")} = d.{of("version")} + 1, {of("batch")} = '',
         {of("cancel_requested")} = d.{of("cancel_requested")} AND x.{quoted("finished_at")} IS NULL,
         {content} = CASE WHEN x._drops THEN ''::bytea ELSE d.{content} END
@@ -185,15 +192,15 @@ def _insert(connection: Any, kind: _Kind) -> str:
     insert_into, over = django_internals.insert_words(connection, fields, unique=rival, updated=changed)
     return (
         f"{insert_into} {quoted(model._meta.db_table)} ({names}) SELECT {values} "
-        # Looked up in a hash table. PostgreSQL, which does not know how many are moved, would join each with each.
+        # This form uses a hash table. PostgreSQL does not know how many rows are moved, and would join each with each.
         f"FROM ({_unpacked(quoted, types)}) r WHERE (r._of IN (SELECT id FROM moved)) IS TRUE {over}"
     )
 
 
 def _unpacked(quoted: Callable[[str], str], types: Mapping[str, str]) -> str:
-    """Ask for the rows that ``_packed`` has packed, of columns of these types."""
+    """Return a SELECT of the rows that ``_packed`` has packed, with columns of these types."""
     columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
-    # A column is in one of the two for all rows, or NULL in both.
+    # For all rows, a column is in one of the two texts, or NULL in both.
     values = ", ".join(f"COALESCE(r.{quoted(name)}, a.{quoted(name)}) AS {quoted(name)}" for name in types)
     return f"SELECT {values} FROM json_to_record(%s::json) AS a({columns}), json_to_recordset(%s::json) AS r({columns})"
 

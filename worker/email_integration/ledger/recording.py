@@ -1,4 +1,4 @@
-"""Record what happened to claimed deliveries: all in one commit, and what the server accepted in any case."""
+"""Record the outcomes of claimed deliveries in one commit, and always record that the server accepted a mail."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ from .records import Change, Ended
 from .rows import database, is_readable
 from .steps import Step
 
-#: Not needed to record how it ended, and may be large.
+#: Not needed to record an outcome, and possibly large.
 _CONTENT = ("content",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedChanges:
-    """Of each change whether it was made; whether the batch was there, and one of its mails is to be cancelled."""
+    """The result of recording changes.
+
+    ``made`` says for each change whether it was made, ``is_owned`` whether the batch existed, and ``cancel_requested``
+    whether one of its mails is to be cancelled.
+    """
 
     made: list[bool]
     is_owned: bool
@@ -46,10 +50,12 @@ def record_changes(
     closes: bool = False,
     store_result: bool = True,
 ) -> RecordedChanges:
-    """Make the changes, renew the batch, or delete it with ``closes``, all in one commit. Raises ``DatabaseError``.
+    """Make the changes, and renew the batch or delete it (``closes``), all in one commit. Raises ``DatabaseError``.
 
-    A change that was made already, and whose commit's answer was lost, is made; whose delivery has been moved since is
-    not, unless the server accepted it. The instances of those made are brought up to date, and their events emitted.
+    A change counts as made if it was committed before and the answer was lost. A change whose delivery has moved since
+    is not made, unless the server accepted the mail. The instances of the changes made are updated, and their events
+    emitted. ``permitted`` is the number of mails whose final dots may be sent from now on. Without ``store_result`` no
+    results are stored.
     """
     now = timezone.now()
     with steps.undone_on_error() as ready:
@@ -101,7 +107,10 @@ def _of_ended(
 
 
 def _emit(ended: Ended, before: list[dict[str, Any]]) -> list[Act]:
-    """Emit an attempt whose recipients stood so before; return what is to be done for that after the commit."""
+    """Report an attempt to the observer, and return the acts to do after the commit.
+
+    ``before`` are its old recipients.
+    """
     instrumentation.installed().attempted(ended)
     return events.outcome(ended, before)
 
@@ -112,7 +121,7 @@ def _record(
     using, lease = database(), float(conf.get("LEASE"))
     connection = connections[using]
     if connection.vendor == "postgresql":
-        # In the transaction of another a savepoint, so that it survives what fails here.
+        # A savepoint inside the caller's transaction, so that it survives an error here.
         together = transaction.atomic(using=using) if connection.in_atomic_block else contextlib.nullcontext()
         with together:
             return record_statement.record(
@@ -132,36 +141,40 @@ def _record(
 
 
 def _lock(batches: Any) -> tuple[bool, bool]:
-    """Lock the row of a batch; say whether it is there, and whether one of its mails is to be cancelled."""
-    # By a write, which SQLite waits for; it would refuse one after a question.
+    """Lock the row of a batch. Return whether it exists, and whether one of its mails is to be cancelled."""
+    # A write locks it. SQLite waits for a write, but refuses one after a read.
     if not batches.update(suspected_at=None):
         return False, False
     return True, bool(batches.values_list("cancel_requested", flat=True).get())
 
 
 def renew(batches: Any, *, permitted: int | None, lease: float) -> bool:
-    """Have the lease of these batches end ``lease`` seconds from now, and permit more; False when there are none."""
+    """Set the lease of these batches to end ``lease`` seconds from now, and raise ``permitted``.
+
+    Return False when there are no such batches.
+    """
     values: dict[str, Any] = {"suspected_at": None, "lease_until": database_time.DatabaseTime(ahead=lease)}
     if permitted is not None:
         values["permitted"] = Greatest(F("permitted"), Value(permitted))
     return bool(batches.update(**values))
 
 
-# -- what was moved since -------------------------------------------------------------------------------------------
+# -- deliveries that have moved since ----------------------------------------------------------------------------------
 
 
 def accept_late(ended: Ended, *, store_result: bool = True) -> bool:
-    """Record what the server accepted, although its delivery has been moved since; False when that was known.
+    """Record that the server accepted a mail, although its delivery has moved since. Return False if that was known.
 
-    Its recipients are settled, whoever sends to the others meanwhile.
+    The accepted recipients are settled, even if another process sends to the other recipients meanwhile. Without
+    ``store_result`` no result is stored.
     """
     return isinstance(ended.outcome, Accepted) and _record_late(ended, batch=None, store_result=store_result)
 
 
 def _record_late(change: Change, *, batch: str | None, store_result: bool) -> bool:
-    """Make a change whose delivery has a newer version by now: as said in ``record_changes``.
+    """Make a change whose delivery has a newer version by now, under the conditions of ``record_changes``.
 
-    ``batch`` is the one that it was claimed with, if that is there still.
+    ``batch`` is the batch that it was claimed with, if that still exists.
     """
     delivery = change.delivery
     with steps.unchanged_on_error(delivery), transaction.atomic(using=database()):
@@ -170,7 +183,7 @@ def _record_late(change: Change, *, batch: str | None, store_result: bool) -> bo
         if not _reload_under_lock(delivery):
             return False
         if isinstance(change, Ended) and _is_logged(change, number):
-            # The answer to the commit was lost, and nothing of it has been emitted yet.
+            # The answer to the commit was lost, and no events have been emitted yet.
             _emit_recorded(change, before)
             return True
         if batch is not None and delivery.batch == batch:
@@ -195,14 +208,14 @@ def _reload_under_lock(delivery: Delivery) -> bool:
 
 
 def _is_logged(ended: Ended, number: int) -> bool:
-    """Whether this attempt is recorded already."""
+    """Return whether this attempt is already recorded."""
     log = DeliveryAttempt.objects.filter(delivery=ended.delivery.pk, number=number)
     worker = ended.attempt.worker or columns.this_worker()
     return log.filter(started_at=ended.attempt.started_at, worker=worker).exists()
 
 
 def _emit_recorded(ended: Ended, before: dict[str, Any]) -> None:
-    """Emit what was recorded of a delivery as it was ``before``."""
+    """Emit the recorded attempt of a delivery that was as in ``before``."""
     delivery = ended.delivery
     now = dict(delivery.__dict__)
     delivery.__dict__.update(before)
@@ -216,12 +229,12 @@ def _accept_under_lock(ended: Ended, outcome: Accepted, *, store_result: bool) -
     delivery = ended.delivery
     before = delivery.recipients
     if settlement.settle(before, outcome) == before:
-        return False  # known already
+        return False  # already known
     values = columns.after_attempt(replace(ended, withheld=()))
-    if delivery.is_settled:  # what follows has gone its way already
+    if delivery.is_settled:  # the continuation is already published
         values["continue_after"] = None
     if delivery.batch and values["status"] not in FINAL:
-        # It may be sent to the rest at this moment: who has it in hand says how that ended, on top of this.
+        # Another process may be sending it to the other recipients now, and records their outcome on top of this one.
         _settle_only(delivery, values)
         logged = dict(columns.attempt_row(ended).values)
         DeliveryAttempt.objects.create(delivery_id=logged.pop("delivery"), **logged)
@@ -237,7 +250,7 @@ def _settle_only(delivery: Delivery, values: dict[str, Any]) -> None:
 
 
 def _delete_if_done(batch: str) -> None:
-    """Delete the row of a batch none of whose deliveries is claimed with it any more."""
+    """Delete the row of a batch when none of its deliveries is claimed with it any more."""
     with transaction.atomic(using=database()):
         row = DeliveryBatch.objects.select_for_update().filter(pk=batch).first()
         if row is not None and not of(row).exists():
@@ -245,10 +258,10 @@ def _delete_if_done(batch: str) -> None:
 
 
 def of(row: DeliveryBatch) -> Any:
-    """The deliveries that are claimed with a batch still."""
+    """Return the deliveries that are still claimed with a batch."""
     return Delivery.objects.filter(pk__in=ids(row), batch=row.pk)
 
 
 def ids(row: DeliveryBatch) -> Collection[str]:
-    """The ids that a batch was claimed with, in the order in which they are sent."""
+    """Return the ids that a batch was claimed with, in the order of sending."""
     return [pk for pk, _version in row.items]

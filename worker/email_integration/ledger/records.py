@@ -1,4 +1,4 @@
-"""An attempt, how it ended, and what else happens to a claimed mail, as the ledger records them."""
+"""The values that the ledger records: an attempt, its outcome, and other changes of a claimed mail."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from .steps import Step
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """One attempt: by which route, since when, how many seconds it took, and how many to wait before the next.
+    """One attempt.
 
-    ``late`` is for how many seconds it had been due when it began, and ``waited`` whether it had waited for its relay.
-    ``worker_lost`` is one whose end is not known, because its process died.
-
-    The rest is what it was sent with. ``from_header`` and ``sender`` are pinned on a mail that has none of its own:
-    give them once a final dot was sent. ``smtp_config``, ``config_version`` and ``worker`` are for when the route is
-    not known any more; they are those of the route and of this process otherwise.
+    - ``duration``: how long it took, in seconds.
+    - ``wait``: seconds to wait before the next attempt.
+    - ``late``: for how many seconds the mail had been due when the attempt began.
+    - ``waited``: whether the mail had waited for its relay.
+    - ``worker_lost``: the outcome is unknown, because the process died.
+    - ``from_header``, ``sender``: the sender that a mail without a fixed sender was sent with. Set them once a final
+      dot was sent; they are then fixed on the mail.
+    - ``smtp_config``, ``config_version``, ``worker``: set them only when the route is no longer known. By default they
+      are those of the route and of this process.
     """
 
     route: Route | None
@@ -43,7 +46,10 @@ class Try:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How an attempt at a delivery ended; the recipients ``withheld`` from the server are settled as failed with it."""
+    """The outcome of an attempt at a delivery.
+
+    The recipients ``withheld`` from the server are settled as failed with it.
+    """
 
     delivery: Delivery
     outcome: Outcome
@@ -53,7 +59,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class Untried:
-    """What happens to a claimed delivery without an attempt; ``step`` is one of the makers of ``transitions``."""
+    """A change of a claimed delivery without an attempt. ``step`` is one of the step functions in ``transitions``."""
 
     delivery: Delivery
     step: Callable[[Delivery], Step]

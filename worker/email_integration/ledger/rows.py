@@ -1,4 +1,4 @@
-"""The rows of deliveries: where they are, one of them, and whether it can be read at all."""
+"""The rows of deliveries: their database, loading one, and checking whether it is readable."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from email_integration.outcomes.causes import Cause
 
 
 def database() -> str:
-    """The database alias that deliveries are written to: for transactions and connections."""
+    """Return the database alias that deliveries are written to, for transactions and connections."""
     return Delivery.objects.db
 
 
-#: All states: the enumeration makes a list of them anew each time.
+#: All statuses. The enumeration builds a new list of them on each access.
 _STATUSES = frozenset(Status.values)
 
-#: Controls (ISO 6429), which PostgreSQL, a log or a terminal does not bear, and halves of characters.
+#: Controls (ISO 6429), which PostgreSQL, a log or a terminal cannot handle, and surrogates.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-#: Without a blank or a bracket but in quotes (RFC 5321 §4.1.2): it would be another command to the server.
+#: An address without spaces or angle brackets, except in quotes (RFC 5321 §4.1.2). They could inject a command to the
+#: server.
 _IN_ENVELOPE = re.compile(r'(?:"(?:[^"\\]|\\.)*"(?=@|$))?[^ <>]*+')
 
 
 def is_name(text: object) -> bool:
-    """Whether it can be the id of a delivery, or an idempotency key."""
+    """Return whether ``text`` is valid as the id of a delivery or as an idempotency key."""
     return isinstance(text, str) and 0 < len(text) <= 255 and not _NO_NAME.search(text)
 
 
 def load(delivery_id: str) -> Delivery | None:
-    """Return the delivery, None if there is none (its transaction may have been rolled back).
+    """Return the delivery; None if there is none (its transaction may have been rolled back).
 
-    A connection that was kept open and has died meanwhile is found out here, and it is asked again over a new one.
+    If a connection that was kept open has died, the query is repeated over a new one. Raises ``DatabaseError``.
     """
     if not is_name(delivery_id):
         return None
@@ -54,29 +55,29 @@ def load(delivery_id: str) -> Delivery | None:
 
 
 def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]:
-    """Those of these that have this status as people see it: what is claimed is 'sending', whatever its row says."""
-    # Says to the database what it cannot know by itself: that the index without accepted mail has them all.
+    """Return the deliveries with this status as people see it: a claimed one is 'sending', whatever its row says."""
+    # Tells the database that the index without accepted mail contains all of them, which it cannot infer.
     found = deliveries if status == Status.ACCEPTED else deliveries.exclude(status=Status.ACCEPTED)
     if status != Status.SENDING:
         return found.filter(status=status, **({} if status in FINAL else {"batch": ""}))
-    # There is no index of what is claimed, but the batches know.
+    # There is no index of claimed mail, but the batches list it.
     batches = DeliveryBatch.objects.values_list("items", flat=True)
     return found.filter(pk__in=[pk for items in batches for pk, _version in items]).exclude(batch="")
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:
-    """The recipients nothing is decided about yet."""
+    """Return the recipients that are not settled yet."""
     return tuple([item["address"] for item in delivery.recipients if item["status"] == "pending"])
 
 
 def put_off(delivery: Delivery) -> tuple[str, ...]:
-    """Those among the pending that a server has put off, and not just for being too many at a time."""
+    """Return the pending recipients that a server has deferred, except those deferred as too many at once."""
     found = [item for item in delivery.recipients if item.get("cause") and item["status"] == "pending"]
     return tuple([item["address"] for item in found if item["cause"] != Cause.TOO_MANY_RECIPIENTS])
 
 
 def is_readable(delivery: Delivery) -> bool:
-    """Whether the row is what it should be, and not what somebody made of it in the database."""
+    """Return whether the row is valid, and was not damaged by a change in the database."""
     found: Any = delivery.recipients
     return (
         delivery.status in _STATUSES

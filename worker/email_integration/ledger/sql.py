@@ -1,7 +1,7 @@
-"""The few statements that every mail costs, as text that is put together in microseconds.
+"""The few statements that every mail needs, as text that is built in microseconds.
 
-Django's query compiler takes longer over an UPDATE of a dozen columns than the server that the mail goes to takes to
-answer. The text holds names of tables and columns only; the values go through Django's fields and its connection.
+Django's query compiler takes longer for an UPDATE of a dozen columns than the mail server takes to reply. The text
+contains only names of tables and columns; the values go through Django's fields and its connection.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .steps import Row, Step
 
 
 def execute(steps: Sequence[Step], *, batch: str | None = None, using: str) -> list[bool]:
-    """Write the steps, all in one commit, and say of each whether its delivery was as the step found it.
+    """Write the steps in one commit. Return for each whether its delivery was still as the step found it.
 
-    With ``batch`` they are made while they are claimed with it, whatever their instances say. The rows of a step are
-    inserted if it is made.
+    With ``batch``, the condition is that the deliveries are claimed with that batch, whatever their instances say. The
+    rows of a step are inserted if the step is made. ``using`` is the alias of the database. Raises ``DatabaseError``.
     """
     connection = connections[using]
     rows = task_queue.rows_of(steps)
     is_one = len(steps) == 1 and not rows[0]
-    # In the transaction of another a savepoint, so that it survives what fails here.
+    # A savepoint inside the caller's transaction, so that it survives an error here.
     together = transaction.atomic(using=using) if connection.in_atomic_block or not is_one else contextlib.nullcontext()
     with together, server_cursor(connection) as cursor:
         made = [_execute(connection, cursor, step, step.batch if batch is None else batch) for step in steps]
@@ -46,7 +46,7 @@ def _execute(connection: Any, cursor: Any, step: Step, batch: str) -> bool:
 
 
 def _insert_all(connection: Any, cursor: Any, rows: Sequence[Row]) -> None:
-    """Insert rows, those together that the same statement inserts: drivers make one of many there."""
+    """Insert rows, grouped by statement, because drivers can combine many executions of one statement."""
     alike: dict[str, list[list[Any]]] = {}
     for row in rows:
         words = _StatementBuilder(connection)
@@ -56,10 +56,10 @@ def _insert_all(connection: Any, cursor: Any, rows: Sequence[Row]) -> None:
 
 
 class _StatementBuilder:
-    """Puts statements together; ``parameters`` are the values that are not in the text.
+    """Builds statements. ``parameters`` are the values that are not in the text.
 
-    What is the same for most mails is in the text. The fewer parameters, the less work; and psycopg keeps what it knows
-    of a statement up to fifty of them.
+    Values that most mails share are in the text. Fewer parameters are less work, and psycopg caches a statement only
+    with up to fifty of them.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -72,12 +72,12 @@ class _StatementBuilder:
         return _update(self._connection.alias, changes, conditions, tuple(step.among), tuple(step.not_among))
 
     def insert(self, row: Row) -> str:
-        """Insert ``row``; over the one that is there already where it has a rival."""
+        """Insert ``row``, or overwrite the existing row with the same unique value."""
         shape = self._shape(row.model, row.values)
         return _insert(self._connection.alias, row.model, shape, row.unique, tuple(row.kept))
 
     def _shape(self, model: type[models.Model], values: Mapping[str, Any]) -> _Shape:
-        """What stands for each value in the text."""
+        """Return the placeholder or literal of each value in the text."""
         return tuple((name, self._mark(model, name, value)) for name, value in values.items())
 
     def _mark(self, model: type[models.Model], name: str, value: Any) -> str:
@@ -95,7 +95,7 @@ class _StatementBuilder:
         return django_internals.placeholder(self._connection, field)
 
 
-#: The names of fields, and what stands for their values in the text.
+#: Names of fields, each with its placeholder or literal in the text.
 _Shape = tuple[tuple[str, str], ...]
 
 
@@ -106,8 +106,8 @@ def _update(
     column = functools.partial(_column, alias, Delivery)
     assigned = ", ".join(f"{column(name)} = {mark}" for name, mark in changes)
     required = [f"{column(name)} {'IS' if mark == 'NULL' else '='} {mark}" for name, mark in conditions]
-    # As an expression to PostgreSQL, that it never prefers an index of states, which it has last seen almost empty, to
-    # the key: with a deep queue, that would look at all of it for each mail.
+    # For PostgreSQL this is an expression, so it never prefers an index of statuses to the key. If its statistics show
+    # that index as almost empty, it would read all of a deep queue for each mail.
     status = f"({column('status')} || '')" if connections[alias].vendor == "postgresql" else column("status")
     for word, states in (("IN", among), ("NOT IN", not_among)):
         if states:
@@ -127,7 +127,7 @@ def _insert(alias: str, model: type[models.Model], shape: _Shape, unique: str, k
     return f"{insert_into} {_table(alias, model)} ({columns}) VALUES ({marks}) {over}".rstrip()
 
 
-#: What these fields give to the database as it is, if it is one of these. A word of an enumeration is not.
+#: Fields that pass these types to the database unchanged. A member of an enumeration is converted.
 _PLAIN = (models.CharField, models.IntegerField, models.FloatField)
 _READY = frozenset({str, int, float})
 

@@ -1,4 +1,4 @@
-"""Transitions on their way into the database: the instance is ahead of its row, and goes back if they fail."""
+"""Transitions before they are stored: the instance is changed first, and restored if the transition fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from email_integration.on_commit import Act
 class Row:
     """A row to insert: ``values`` by the names of the columns' fields.
 
-    With ``unique``, the name of a field, the row that has the same value there is written over, but for ``kept``.
+    With ``unique``, the name of a field, an existing row with the same value there is overwritten, except for ``kept``.
     """
 
     model: type[models.Model]
@@ -29,13 +29,16 @@ class Row:
 
 
 class Step:
-    """A transition that is in the instance already, and not yet in the database.
+    """A transition that is already in the instance, but not yet in the database.
 
-    ``values`` are the changed fields, on condition that the status is ``among`` these, or ``not_among`` them, and that
-    neither the version nor the batch has changed. The delivery is claimed no longer once it is made. ``rows`` makes
-    further rows, to be written only if it is made, and is called once the instance is as it will be. With
-    ``store_result`` the result is stored. ``emit`` is called with the delivery once it is made, before the commit
-    where there is a transaction, and returns what is to be done after that.
+    - ``values``: the changed fields. They are written only if the status is in ``among`` and not in ``not_among``
+      (unless these are empty), and neither the version nor the batch has changed. A delivery is no longer claimed after
+      its step is made.
+    - ``rows``: returns further rows, which are written only if the step is made. It is called after the instance is
+      changed.
+    - ``store_result``: whether the result is stored.
+    - ``emit``: called with the delivery after the step is made, and before the commit if there is a transaction. It
+      returns the acts to do after the commit.
     """
 
     def __init__(
@@ -64,27 +67,27 @@ class Step:
             raise
 
     def made(self) -> list[Act]:
-        """Say that it is made; return what is to be done once it is committed."""
+        """Report that the step is made. Return the acts to do after the commit."""
         acts: list[Act] = []
         file = self._before.get("content_file")
         if file and not self.delivery.content_file:
-            acts.append(("delete a content", functools.partial(content.remove_file, file)))
+            acts.append(("delete stored content", functools.partial(content.remove_file, file)))
         if self._emit is not None:
             acts += self._emit(self.delivery)
         return acts
 
     def undo(self) -> None:
-        """Leave the instance as it was, so that it can be tried again."""
+        """Restore the instance, so that the step can be tried again."""
         _restore(self.delivery, self._before)
 
 
-#: What makes a step of a delivery as it is now.
+#: Creates a step from the current state of a delivery.
 Maker = Callable[[Delivery], Step]
 
 
 @contextlib.contextmanager
 def undone_on_error() -> Iterator[list[Step]]:
-    """Give a list for steps, which are undone when what happens inside fails."""
+    """Yield a list for steps, which are undone if the block raises."""
     steps: list[Step] = []
     try:
         yield steps
@@ -96,7 +99,7 @@ def undone_on_error() -> Iterator[list[Step]]:
 
 @contextlib.contextmanager
 def unchanged_on_error(delivery: Delivery) -> Iterator[None]:
-    """Leave the instance as it is now when what happens inside fails."""
+    """Restore the instance if the block raises."""
     before = dict(delivery.__dict__)
     try:
         yield

@@ -1,6 +1,7 @@
 """The interface between deliveries and the task queue that wakes the workers.
 
-The database is the truth; a wake-up names a queue and no mail. A lost, repeated or late wake-up costs time, never mail.
+The database is authoritative. A wake-up names a queue but no mail, so a lost, repeated or late wake-up costs time and
+never loses mail.
 """
 
 from __future__ import annotations
@@ -25,52 +26,53 @@ logger = logging.getLogger(__name__)
 
 
 class TaskQueue(Protocol):
-    """What a task queue provides. Its queues are named by ``queues.key_of``."""
+    """The interface of a task queue. ``queues.key_of`` names its queues."""
 
     def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
-        """Wake each of these queues, in which mail was committed, unless a worker is bound to look there anyway.
+        """Wake each of these queues, in which mail was committed, unless a worker will check it anyway.
 
-        Returns those that could not be woken, in about a second even if the broker is dead: the sweeper finds the mail.
+        Return the queues that could not be woken; the sweeper finds their mail. This takes about a second at most, even
+        if the broker is down. ``message_priority`` is as in ``wake``.
         """
 
     def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
-        """Have a worker look for mail in each of these queues, now; return those that could not be woken.
+        """Make a worker check each of these queues for mail now. Return the queues that could not be woken.
 
-        Returns in about a second even if the broker is dead. ``message_priority`` is the task queue's own number for
-        the wake-up among other tasks; one that ``joins`` has that as its argument, and calls ``wakeups.joined``. Raises
-        what the broker raises when it is away, so that none may have been woken.
+        This takes about a second at most, even if the broker is down. ``message_priority`` is the task queue's number
+        for the wake-up among other tasks. A wake-up that ``joins`` carries that as its argument, and calls
+        ``wakeups.joined``. Raises the broker's error when it is down; then possibly no queue was woken.
         """
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
-        """Have a worker sweep in ``after`` seconds, 0 being now.
+        """Make a worker sweep in ``after`` seconds; 0 means now.
 
-        Returns in about a second even if the broker is dead. Raises what it raises.
+        This takes about a second at most, even if the broker is down. Raises the broker's errors.
         """
 
     def message_priority_of(self, delivery: Delivery) -> int | None:
-        """The number that the caller has given for the task, None for none."""
+        """Return the priority number that the caller has set for the task; None if there is none."""
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
-        """The rows with the results of these deliveries, by their ids, to be written with them in one commit."""
+        """Return the rows with the results of these deliveries, by id. They are written in the deliveries' commit."""
 
     def stores_results_elsewhere(self) -> bool:
-        """Whether results are stored elsewhere, by ``store_result``."""
+        """Return whether ``store_result`` stores results elsewhere."""
 
     def store_result(self, delivery: Delivery) -> None:
-        """Store the result where there is no such row; called once the delivery is committed."""
+        """Store the result if it has no such row. Called after the delivery is committed."""
 
     def has_continuation(self, delivery: Delivery) -> bool:
-        """Whether something follows the delivery's end."""
+        """Return whether the delivery has a continuation."""
 
     def continue_(self, delivery: Delivery) -> None:
-        """Publish what follows a finished delivery; again, under the same ids, if it was published before.
+        """Publish the continuation of a finished delivery; if it was published before, again with the same ids.
 
-        Raises what the broker and the result backend raise.
+        Raises the errors of the broker and the result backend.
         """
 
 
-class _Nobody:
-    """No task queue is installed: the sweep of one that is will find the delivery."""
+class _NotInstalled:
+    """The task queue while none is installed. The sweep of a process that has one finds the deliveries."""
 
     def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
         return self.wake(queues)
@@ -101,34 +103,37 @@ class _Nobody:
         pass
 
 
-_installed: TaskQueue = _Nobody()
+_installed: TaskQueue = _NotInstalled()
 
 
 def install(task_queue: TaskQueue) -> None:
-    """Make ``task_queue`` the one that is used."""
+    """Make ``task_queue`` the one in use."""
     global _installed  # one per process, set when the app starts
     _installed = task_queue
 
 
 def installed() -> TaskQueue:
-    """The task queue in use."""
+    """Return the task queue in use."""
     return _installed
 
 
 def notify(queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
-    """Wake these queues, as ``TaskQueue.notify`` does; return those that could not be woken. Never raises."""
+    """Wake these queues as ``TaskQueue.notify`` does. Return those that could not be woken. Never raises."""
     with recursion.within_wake_up():
         try:
             return _installed.notify(queues, message_priority=message_priority)
         except Exception as error:  # the mail is safe in the database, whatever this is
-            logger.warning("Could not wake %d queue(s) (%s); the sweeper will.", len(queues), type(error).__name__)
+            logger.warning(
+                "Could not wake %d queue(s) (%s); the sweeper will wake them.", len(queues), type(error).__name__
+            )
             return set(queues)
 
 
 def notify_on_commit(*deliveries: Delivery, using: str) -> None:
-    """Wake the queues of these deliveries once the transaction is committed, each once in a transaction.
+    """Wake the queues of these deliveries after the commit, each queue once per transaction.
 
-    Nothing is woken for what was rolled back, be that to a savepoint. The deliveries are not held until then.
+    Deliveries that were rolled back, even to a savepoint, wake no queue. The deliveries are not kept in memory until
+    then. ``using`` is the alias of the database.
     """
     queues: dict[int | None, list[str]] = {}
     for delivery in deliveries:
@@ -137,7 +142,7 @@ def notify_on_commit(*deliveries: Delivery, using: str) -> None:
             together.append(key)
     connection = transaction.get_connection(using)
     if not connection.in_atomic_block and connection.get_autocommit():
-        # It is committed: there is nothing to wait for, nor others to wait with.
+        # Already committed: there is no commit to wait for, and no other notifications to combine.
         for message_priority, found in queues.items():
             notify(found, message_priority=message_priority)
     elif queues:
@@ -149,7 +154,7 @@ def notify_on_commit(*deliveries: Delivery, using: str) -> None:
 class _Waiting(threading.local):
     """The notifications of this thread that wait for a commit, by database.
 
-    Django alone keeps them alive: it lets go of those that are rolled back, and they are gone from here too.
+    Only Django holds references to them. When Django drops those of a rollback, they also vanish here.
     """
 
     def __init__(self) -> None:
@@ -163,7 +168,7 @@ _waiting = _Waiting()
 
 
 class _Notification:
-    """A hook of one savepoint. The first to run after a commit notifies for all, so that each queue is woken once."""
+    """An on-commit hook. The first one to run after a commit notifies for all, so each queue is woken once."""
 
     def __init__(self, queues: Mapping[int | None, Sequence[str]], using: str) -> None:
         self._queues = queues
@@ -182,16 +187,16 @@ class _Notification:
 
 
 def call_for_sweep(*, using: str, after: float = 0.0) -> None:
-    """Have what is due looked for once the transaction is committed, or ``after`` so many seconds more.
+    """Make a worker look for due mail after the commit, or ``after`` seconds later.
 
-    Else the next sweep does.
+    If that fails, the next periodic sweep does it. ``using`` is the alias of the database.
     """
     call = functools.partial(_installed.call_for_sweep, after=after)
-    after_commit("call for a sweep, the next of which comes by itself", call, using=using)
+    after_commit("request a sweep before the scheduled one", call, using=using)
 
 
 def rows_of(steps: Sequence[Step]) -> list[Sequence[Row]]:
-    """The rows of each step, with those of its result."""
+    """Return the rows of each step, including those of its result."""
     to_store = [step.delivery for step in steps if step.stores_result]
     results = installed().result_rows(to_store) if to_store else {}
     if not results:

@@ -1,10 +1,10 @@
-"""Every transition of a delivery: a conditional UPDATE that compares the version and raises it.
+"""All transitions of a delivery: conditional UPDATEs that compare the version and increment it.
 
-Who has seen an older version changes nothing, with one exception: that the server accepted a mail is a fact, and a
-reply that arrives late is recorded whatever has happened since (``recording``).
+A process with an older version changes nothing, with one exception: a server's acceptance is a fact, and is recorded
+even if the reply arrives late (``recording``).
 
-A process that has claimed a delivery moves it by a step, in a record of its batch. All others move it only while it is
-not claimed. That it be cancelled is noted on a claimed one, and happens with its next record.
+A process that has claimed a delivery moves it by a step, in a record of its batch. All other processes move it only
+while it is not claimed. A request to cancel a claimed delivery is stored, and carried out by the batch's next record.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .records import Change, Ended
 from .rows import database, is_name, is_readable, load
 from .steps import Step
 
-#: What can be tried: everything that is neither finished nor held.
+#: Statuses in which a delivery can be tried: all that are neither finished nor held.
 CLAIMABLE = (Status.QUEUED, Status.DEFERRED)
 
 
-# -- steps, for who has claimed the delivery, and for the functions below -------------------------------------------
+# -- steps, for the process that has claimed the delivery and for the functions below ----------------------------------
 
 
 def ending(
     delivery: Delivery, status: Status, cause: Cause, reason: str = "", *, continue_in: float | None = None
 ) -> Step:
-    """End it without an attempt: expired, cancelled, failed or quarantined. What was accepted stays accepted.
+    """Return a step that ends a delivery without an attempt. Recipients that were accepted stay accepted.
 
-    ``reason`` is the words where those of ``cause`` are not precise enough; ``continue_in`` is that of
-    ``columns.finished``.
+    ``status`` is expired, cancelled, failed or quarantined. ``reason`` is the text if that of ``cause`` is not precise
+    enough. ``continue_in``, in seconds, is that of ``columns.finished``.
     """
     reason = reason or cause.words
     verdict = settlement.Verdict(status=status, code=delivery.code, cause=cause.value, reason=reason)
@@ -55,13 +55,16 @@ def ending(
 
 
 def setting_aside(delivery: Delivery, reason: str) -> Step:
-    """Quarantine a row that cannot be read, without reading it."""
+    """Return a step that quarantines an unreadable row, for this ``reason``, without reading it."""
     verdict = settlement.Verdict(status=Status.QUARANTINED, code=None, cause=Cause.DAMAGED.value, reason=reason)
     return Step(delivery, columns.finished(delivery, verdict), not_among=FINAL, store_result=True, emit=events.end)
 
 
 def waiting_for_relay(delivery: Delivery, breaker_open: BreakerOpen, *, wait: float) -> Step:
-    """Put off, untried, a delivery whose relay is at fault, for ``wait`` seconds at most."""
+    """Return a step that defers a delivery without an attempt, because its relay is at fault.
+
+    It waits for at most ``wait`` seconds. ``breaker_open`` gives the relay, the cause and the reason.
+    """
     due_at, before = clock.now() + seconds(wait), delivery.status
     values = {
         "status": Status.DEFERRED,
@@ -74,14 +77,14 @@ def waiting_for_relay(delivery: Delivery, breaker_open: BreakerOpen, *, wait: fl
         "returned": 0,
         "waits_for_relay": True,
     }
-    is_news = before != Status.DEFERRED  # that it waits on is no news
+    is_news = before != Status.DEFERRED  # waiting on is not reported again
     return Step(delivery, values, among=CLAIMABLE, store_result=True, emit=events.moved if is_news else None)
 
 
 def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float | None = None) -> Step:
-    """Claim it no longer; all else is as before the claim, but for what ``returned`` says of it.
+    """Return a step that ends the claim. All else stays as before the claim, except ``returned`` if given.
 
-    With ``wait`` it is due in so many seconds; it would be claimed again at once without.
+    With ``wait`` the delivery is due in that many seconds. Without it, the delivery can be claimed again immediately.
     """
     values: dict[str, Any] = {} if returned is None else {"returned": returned}
     if wait is not None:
@@ -90,7 +93,7 @@ def giving_back(delivery: Delivery, *, returned: int | None = None, wait: float 
     return Step(delivery, values)
 
 
-#: The columns that hold the status of a delivery, and are no text.
+#: The columns of a delivery's status that are not text.
 _STATUS_COLUMNS = (
     *("status", "code", "attempts", "returned", "waits_for_relay", "due_at", "next_at", "finished_at"),
     *("cancel_requested", "continue_after"),
@@ -98,7 +101,7 @@ _STATUS_COLUMNS = (
 
 
 def without_texts(change: Change, delivery: Delivery) -> Step:
-    """What ``change`` makes of its delivery, without whatever a database may refuse to take: texts and the attempt."""
+    """Return the step of ``change`` without the values that a database may refuse: texts and the attempt."""
     if isinstance(change, Ended):
         values = columns.after_attempt(change)
         emit = events.end if values["status"] in FINAL else events.moved
@@ -113,16 +116,22 @@ def without_texts(change: Change, delivery: Delivery) -> Step:
     return Step(delivery, kept, not_among=FINAL, emit=emit)
 
 
-# -- for all others -------------------------------------------------------------------------------------------------
+# -- transitions for all other processes ------------------------------------------------------------------------------
 
 
 def set_aside(delivery: Delivery, reason: str) -> bool:
-    """Quarantine a row that cannot be read; False when it is finished or claimed, or was overtaken."""
+    """Quarantine an unreadable row for this ``reason``.
+
+    Return False if it is finished, claimed or has moved meanwhile.
+    """
     return _apply(delivery, functools.partial(setting_aside, reason=reason))
 
 
 def send_now(delivery: Delivery, **changes: Any) -> bool:
-    """Make a delivery due at once, whatever its state; False when it is claimed, or was overtaken."""
+    """Make a delivery due now, in any status. Return False when it is claimed, or has moved meanwhile.
+
+    ``changes`` are further columns to set.
+    """
     now = clock.now()
     common = {"due_at": now, "next_at": now, "returned": 0, "waits_for_relay": False, "cancel_requested": False}
     moved = _apply(delivery, lambda one: Step(one, common | changes, store_result=True))
@@ -139,10 +148,11 @@ def send_prepared(
     due_at: dt.datetime | None = None,
     expires_at: dt.datetime | None = None,
 ) -> bool:
-    """Have a prepared delivery sent, with ``kept`` of the call that had it sent; False when overtaken.
+    """Send a prepared delivery. Return False when it has moved meanwhile.
 
-    ``queue`` is that of the call. A delivery that came to its end while it was prepared keeps that end, which what
-    follows it gets.
+    ``kept`` is the part of the call that the row stores, and ``queue`` the queue of the call. ``due_at`` is now by
+    default, and ``expires_at`` stays unchanged by default. A delivery that ended while it was prepared keeps its
+    status, and its continuation gets that status.
     """
     now = clock.now()
     changes: dict[str, Any] = {"continue_after": now}
@@ -160,9 +170,9 @@ def send_prepared(
 
 
 def end(delivery: Delivery, status: Status, cause: Cause, reason: str = "") -> bool:
-    """End a delivery that is not claimed, as ``ending`` does; False when it is finished or claimed, or was overtaken.
+    """End an unclaimed delivery as ``ending`` does. Return False when it is finished, claimed or has moved meanwhile.
 
-    What follows it is left to the sweeper, which is asked to come at once.
+    The sweeper is asked to publish its continuation immediately.
     """
     moved = _apply(delivery, lambda one: ending(one, status, cause, reason, continue_in=0.0))
     if moved and delivery.continue_after is not None:
@@ -171,27 +181,28 @@ def end(delivery: Delivery, status: Status, cause: Cause, reason: str = "") -> b
 
 
 def cancel(delivery_id: str) -> Delivery | None:
-    """Cancel a delivery; None when there is none yet, or it is finished.
+    """Cancel a delivery and return it. Return None when it does not exist yet, or is finished.
 
-    A claimed one ends cancelled with the next record of its batch, unless it is accepted before that. An id that is
-    not known is kept for a day: a delivery that turns up with it is cancelled when it is claimed.
+    A claimed delivery is cancelled by the next record of its batch, unless it is accepted before that. An unknown id is
+    kept for a day: a delivery that is submitted with it is cancelled when it is claimed.
     """
     delivery = load(delivery_id)
     if delivery is None and is_name(delivery_id):
         _remember_revoked(delivery_id)
-        delivery = load(delivery_id)  # it may have come before that was committed
+        delivery = load(delivery_id)  # it may have been inserted before the commit
     while delivery is not None and delivery.status not in FINAL:
         if _request_cancel(delivery) if delivery.batch else end(delivery, Status.CANCELLED, Cause.CANCELLED):
             return delivery
-        delivery = load(delivery_id)  # it was moved since
+        delivery = load(delivery_id)  # it has moved meanwhile
     return None
 
 
 def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
-    """Write over what a delivery says of a person; False when it is claimed, or was overtaken.
+    """Overwrite the personal data of a delivery. Return False when it is claimed, or has moved meanwhile.
 
-    One that is not finished goes on to whoever is pending. When there is nobody it ends, and its content goes. A
-    claimed one is asked to end instead, where it would end: it can be erased then.
+    ``recipients`` are the new recipients. An unfinished delivery is still sent to those that are pending. If none is
+    pending, the delivery ends and its content is removed. A claimed delivery that would end is only asked to be
+    cancelled; it can be erased afterwards.
     """
     ends = delivery.status not in FINAL and not settlement.is_pending(recipients)
     if delivery.batch:
@@ -212,15 +223,18 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
 
 
 def cancel_requested(deliveries: Collection[Delivery]) -> None:
-    """Cancel those of these that it was asked of while they were claimed, and that are not claimed any more."""
+    """Cancel those of ``deliveries`` for which a cancellation was requested while they were claimed.
+
+    Deliveries that are still claimed are left out.
+    """
     by_id = {one.pk: one for one in deliveries if one.status not in FINAL}
     rows = Delivery.objects.filter(pk__in=by_id, cancel_requested=True, batch="")
     for pk in list(rows.order_by().values_list("pk", flat=True)):
         if not end(by_id[pk], Status.CANCELLED, Cause.CANCELLED):
-            cancel(pk)  # it was moved since
+            cancel(pk)  # it has moved meanwhile
 
 
-# -- how ------------------------------------------------------------------------------------------------------------
+# -- internals --------------------------------------------------------------------------------------------------------
 
 
 def _apply(delivery: Delivery, step: steps.Maker) -> bool:
@@ -228,16 +242,16 @@ def _apply(delivery: Delivery, step: steps.Maker) -> bool:
 
 
 def _request_cancel(delivery: Delivery) -> bool:
-    """Note on a claimed delivery that it be cancelled; False when it is claimed so no longer.
+    """Request the cancellation of a claimed delivery. Return False when that claim has ended.
 
-    Its owner sees it with his next record. The batch comes first, as for all who lock both.
+    The owner sees the request with its next record. The batch is locked first, as in all code that locks both.
     """
     with transaction.atomic(using=database()):
         batches = DeliveryBatch.objects.filter(pk=delivery.batch)
         is_owned = bool(batches.update(cancel_requested=True))
         rows = Delivery.objects.filter(pk=delivery.pk, batch=delivery.batch)
         if not is_owned:
-            # Recorded meanwhile, so that this finds nothing; or the row of the batch was lost, and no record will come.
+            # If it was recorded meanwhile, this finds no row. If the row of the batch was lost, no record will follow.
             rows.filter(version=delivery.version).update(batch="", version=delivery.version + 1)
             return False
         requested = bool(rows.update(cancel_requested=True))
@@ -250,7 +264,7 @@ def _remember_revoked(delivery_id: str) -> None:
     using = database()
     RevokedTask.objects.bulk_create([RevokedTask(pk=delivery_id)], ignore_conflicts=True)
     if transaction.get_connection(using).in_atomic_block:
-        # Where it is committed later, what comes until then does not see it.
+        # If the commit comes later, a delivery that is submitted before it does not see the row.
         after_commit("cancel a delivery", functools.partial(_cancel_if_there, delivery_id), using=using)
 
 
@@ -260,9 +274,9 @@ def _cancel_if_there(delivery_id: str) -> None:
 
 
 def apply_steps(those: Iterable[Step]) -> list[bool]:
-    """Make the transitions in one commit, and say of each whether nobody was faster. Raises ``DatabaseError``.
+    """Make the transitions in one commit. Return for each whether no other process was faster.
 
-    Best given as they are made: if one cannot be, those before it are undone as well.
+    Pass a generator: if one step cannot be created, the steps before it are undone as well. Raises ``DatabaseError``.
     """
     with steps.undone_on_error() as ready:
         ready.extend(those)
@@ -272,7 +286,7 @@ def apply_steps(those: Iterable[Step]) -> list[bool]:
 
 
 def finish(those: Sequence[Step], made: Sequence[bool]) -> list[Act]:
-    """Undo those steps that were not made; return what is to be done once the others are committed."""
+    """Undo the steps that were not made. Return the acts to do after the others are committed."""
     acts: list[Act] = []
     with_result: list[Delivery] = []
     for step, is_made in zip(those, made, strict=True):
@@ -282,7 +296,7 @@ def finish(those: Sequence[Step], made: Sequence[bool]) -> list[Act]:
         acts += step.made()
         if step.stores_result:
             with_result.append(step.delivery)
-    # First of all: a receiver of a signal may look for the result.
+    # Results come first, because a receiver of a signal may read the result.
     return [*_results_elsewhere(with_result), *acts]
 
 

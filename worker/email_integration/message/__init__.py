@@ -1,1 +1,1 @@
-"""A mail as bytes: composed, rendered, encrypted, kept and shown."""
+"""Compose, render, encrypt, store and preview mails as bytes."""

@@ -1,7 +1,8 @@
-"""Write the commonest mails as Django does, octet for octet, in a fraction of its time.
+"""Render the most common mails exactly as Django does, but much faster.
 
-For each mail Django builds a tree of parts, and the standard library parses the headers and flattens the tree. A mail
-that is one text, or a text and HTML, takes the same form each time, so that here only its values are put into it:
+For each mail Django builds a tree of parts. The standard library then parses the headers and flattens the tree. A mail
+that is one text, or a text and HTML, always has the same form. This module only inserts the values into that form. The
+forms follow this code:
 
 ====================  ===================================  ==========================================================
 what                  Django 5.2                           from Django 6.0 on
@@ -16,9 +17,9 @@ a text                ``SafeMIMEText.set_payload()``       short lines: ``conten
 line ends, the whole  ``Generator._write_lines()``, ``_handle_multipart()``
 ====================  ===================================  ==========================================================
 
-Three guards keep it so. ``draft`` leaves to Django each message of which it does not know everything. The first mail of
-each shape in a process is rendered by Django, and where that gives other octets, so are all of that shape. And the
-tests compare any mails on each supported pair of Django and Python.
+Three safeguards keep the result identical. ``draft`` leaves a message to Django unless it knows every part of it.
+Django renders the first mail of each shape in a process; if its octets differ, Django renders all mails of that shape.
+The tests compare generated mails on each supported pair of Django and Python.
 """
 
 from __future__ import annotations
@@ -47,26 +48,26 @@ logger = logging.getLogger(__name__)
 
 _IS_MODERN = django.VERSION >= (6, 0)
 
-#: What Django's constructors set. Any other attribute may override something.
+#: Attributes that Django's constructors set. Any other attribute may override something.
 _ATTRIBUTES = frozenset({
     "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "attachments", "alternatives", "extra_headers",
     "content_subtype", "connection", "_connection",
 })  # fmt: skip
 
-#: Headers that Django sets itself, those that Python parses in a way of their own, and those of a part.
+#: Headers that Django sets itself, headers that Python parses in a special way, and headers of a part.
 _NOT_COMMON = re.compile(
     r"subject|from|sender|to|cc|bcc|reply-to|date|orig-date|mime-version|(?:resent|content)-.*", re.I
 )
 
 _MESSAGE_ID = re.compile(r"<[a-z0-9.$%+=_-]+@[a-z0-9.-]+>", re.I | re.A)
 
-#: Characters of a line that nothing folds: ``Header.encode()`` keeps to 76, everything else to 78 (RFC 5322 §2.1.1).
+#: Characters of a line that is never folded: ``Header.encode()`` allows 76, everything else 78 (RFC 5322 §2.1.1).
 _LINE = 76
 
-#: Printable ASCII, with single blanks inside: there is nothing to encode.
+#: Printable ASCII with single spaces inside. Such a value needs no encoding.
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 
-#: Addresses that are written as they are parsed.
+#: Addresses whose written form is the same before and after parsing.
 _ADDRESS = r"[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*@[a-z0-9-]+(?:\.[a-z0-9-]+)*"
 _MAILBOX = rf"(?:(?:[a-z0-9!#$%&'*+/=?^_`{{|}}~-]+ )+<{_ADDRESS}>|{_ADDRESS})"
 _PLAIN_ADDRESSES = re.compile(rf"{_MAILBOX}(?:, {_MAILBOX})*", re.I | re.A)
@@ -74,20 +75,23 @@ _PLAIN_ADDRESSES = re.compile(rf"{_MAILBOX}(?:, {_MAILBOX})*", re.I | re.A)
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A mail whose Message-ID, Date and boundary are not made up yet."""
+    """A mail without a generated Message-ID, Date and boundary."""
 
-    #: What its form depends on: the types and encodings of its parts, its headers and what they are written in.
+    #: Everything that the form depends on: the types and encodings of the parts, the headers and their character sets.
     shape: tuple[str, ...]
-    #: Type and encoding, MIME headers and octets of each part; there are one or two.
+    #: Type and encoding, MIME headers and octets of each part. There are one or two parts.
     parts: list[tuple[str, str, bytes]] = field(repr=False)
-    #: The lines before Date and Message-ID, and those after.
+    #: The header lines before Date and Message-ID, and the header lines after them.
     before: bytes = field(repr=False)
     after: bytes = field(repr=False)
-    #: The Message-ID in ``after``; '' when Django makes one up.
+    #: The Message-ID in ``after``; '' when Django generates one.
     message_id: str = field(repr=False)
 
     def new_boundary(self) -> str:
-        """Return a boundary that is in no part (RFC 2046 §5.1.1), as ``_make_boundary()`` does; '' for one part."""
+        """Return a boundary that occurs in no part (RFC 2046 §5.1.1), as ``_make_boundary()`` does.
+
+        Return '' for a mail with one part.
+        """
         if len(self.parts) == 1:
             return ""
         token = random.randrange(sys.maxsize)  # noqa: S311 - it is no secret
@@ -98,7 +102,11 @@ class Draft:
         return boundary
 
     def octets(self, *, message_id: str, date: str, boundary: str) -> bytes:
-        """Return the finished mail."""
+        """Return the finished mail.
+
+        ``message_id`` is used unless the message sets one, ``date`` has the form of RFC 5322 §3.3, and ``boundary`` is
+        that of ``new_boundary``; '' for a mail with one part.
+        """
         named = b"" if self.message_id else _line("Message-ID", message_id)
         headers = (self.before, f"Date: {date}\r\n".encode(), named, self.after, b"\r\n")
         if len(self.parts) == 1:
@@ -112,17 +120,18 @@ class Draft:
 
 
 class _NotCommon(Exception):
-    """Django has to render it, or to say why it cannot."""
+    """Django must render the message, or raise the error for it."""
 
 
 def draft(message: EmailMessage, from_email: str) -> Draft | None:
-    """Return ``message`` with ``from_email`` in From, or None when Django has to render it.
+    """Return ``message`` with ``from_email`` in From, or None when Django must render it.
 
-    ``limits.check`` must have accepted ``message``. Raises what no mail is to blame for (``exceptions.refusal``).
+    ``limits.check`` must have accepted ``message``. Raises the errors that are not the fault of a mail
+    (``exceptions.refusal``).
     """
     try:
         return _draft(message, from_email)
-    except Exception as error:  # a message may hold anything, and what is wrong with it is for Django to say
+    except Exception as error:  # a message may hold any object; Django reports the error
         refusal("The mail cannot be drafted", error)
         return None
 
@@ -162,12 +171,12 @@ def _text(value: object) -> str:
     return str(value)
 
 
-#: Not lazy text, which may be another one each time it is asked for.
+#: Lazy text is left out: each evaluation may give another text.
 _TEXT = (str, SafeString)
 
 
 def _own_headers(headers: dict[str, str]) -> tuple[list[tuple[str, str]], str]:
-    """Return the headers of the message's own, and the Message-ID among them."""
+    """Return the headers that the message itself sets, and the Message-ID among them."""
     if type(headers) is not dict:
         raise _NotCommon
     found, message_id = [], ""
@@ -186,11 +195,11 @@ def _own_headers(headers: dict[str, str]) -> tuple[list[tuple[str, str]], str]:
 
 
 def _line(name: str, value: str) -> bytes:
-    """Return the line, or lines, of a header."""
+    """Return a header as one or more lines."""
     plain = _PLAIN_ADDRESSES if name in ("From", "To", "Cc", "Reply-To") else _PLAIN
     if len(name) + len(": ") + len(value) <= _LINE and plain.fullmatch(value) and "=?" not in value:
         return f"{name}: {value}\r\n".encode()
-    # Only these are alike in many mails. The addresses of recipients are not kept in memory.
+    # Many mails share these headers. Recipients' addresses are not kept in memory.
     return _kept(name, value) if name in ("Subject", "From", "Reply-To") and len(value) < 1000 else _folded(name, value)
 
 
@@ -202,10 +211,10 @@ def _folded(name: str, value: str) -> bytes:
     else:
         parsed = django_internals.encode_header(name, value)
         lines = _COMPAT32.fold_binary(name, parsed)
-    # limits.check_built() and Generator._write_headers() look for these.
+    # limits.check_built() and Generator._write_headers() check for these.
     if limits.BREAKS.search(str(parsed)) or limits.BREAKS.search(lines.decode("latin-1").removesuffix("\r\n")):
         raise _NotCommon
-    # Of these, _idna_encode_address_header_domains() of Django 6 writes a domain anew.
+    # _idna_encode_address_header_domains() of Django 6 rewrites the domain of such an address.
     if any(not one.domain.isascii() for one in getattr(parsed, "addresses", ())):
         raise _NotCommon
     return lines
@@ -215,7 +224,7 @@ _kept = functools.lru_cache(maxsize=64)(_folded)
 
 _COMPAT32 = compat32.clone(linesep="\r\n")
 
-#: Octets of a line of a text that is written as it is, from Django 6 on.
+#: Octets of a line in a text that needs no encoding, from Django 6 on.
 _LONGEST_IN_7BIT = _COMPAT32.max_line_length or 0
 
 
@@ -237,7 +246,7 @@ def _parts(message: EmailMessage) -> list[tuple[str, str, bytes]]:
             raise _NotCommon
         encoding, octets = _encoded(text)
         head = _part_head(subtype, encoding, is_moved=bool(alternatives) and number == 0)
-        # As Generator._write_lines() writes line ends.
+        # Generator._write_lines() writes line ends in the same way.
         if b"\r" in octets:
             octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         octets = octets.replace(b"\n", b"\r\n")
@@ -248,9 +257,10 @@ def _parts(message: EmailMessage) -> list[tuple[str, str, bytes]]:
 if _IS_MODERN:
 
     def _encoded(text: str) -> tuple[str, bytes]:
-        """Return the transfer encoding, and the text in it."""
+        """Return the transfer encoding of ``text``, and ``text`` in that encoding."""
         lines = text.encode().splitlines()
-        # In lengths and line ends, this policy is like Django's. It parses no headers, which are written below.
+        # This policy has the same line lengths and line ends as Django's. It parses no headers; _part_head() writes
+        # them.
         if text.isascii() and max(map(len, lines), default=0) <= _LONGEST_IN_7BIT:
             return "7bit", b"\n".join([*lines, b""]) if lines else b"\n"
         part = MIMEPart(policy=_COMPAT32)
@@ -270,7 +280,7 @@ else:
     def _encoded(text: str) -> tuple[str, bytes]:
         octets = text.encode()
         if max(map(len, octets.splitlines()), default=0) > 998:
-            raise _NotCommon  # it may be in quoted-printable
+            raise _NotCommon  # Django may choose quoted-printable
         return "7bit" if text.isascii() else "8bit", octets
 
     def _part_head(subtype: str, encoding: str, *, is_moved: bool) -> str:
@@ -285,24 +295,29 @@ else:
 
 # -- compared with Django's -----------------------------------------------------------------------------------------
 
-#: Whether the first mail of a shape in this process had the same octets from Django.
+#: Whether Django rendered the first mail of a shape in this process to the same octets.
 _seen: dict[tuple[str, ...], bool] = {}
 
-#: Applications can make up any number of names for headers. Django renders the mails of more shapes.
+#: Limit on the number of shapes, because an application can use any number of header names. Django renders the mails of
+#: all further shapes.
 _MOST_SHAPES = 500
 
 _DIFFERS = (
-    "Django %s renders mails of the kind '%s' in another way than expected, and is left to do it: it takes longer."
+    "Django %s renders mails of the form '%s' differently than expected. All such mails are left to Django, which "
+    "takes longer."
 )
 
 
 def is_proven(draft: Draft) -> bool:
-    """Return whether the first mail of this shape had the same octets from Django."""
+    """Return whether Django rendered the first mail of this shape to the same octets."""
     return _seen.get(draft.shape, False)
 
 
 def compare(draft: Draft, content: bytes, *, message_id: str, date: str, boundary: str) -> None:
-    """Compare the first mail of a shape with ``content``, which Django made of it, and remember whether they agree."""
+    """Compare the first mail of a shape with ``content``, as Django rendered it, and remember whether they are equal.
+
+    ``draft`` is the draft of that mail; ``message_id``, ``date`` and ``boundary`` are the values in ``content``.
+    """
     if draft.shape in _seen or len(_seen) >= _MOST_SHAPES:
         return
     is_same = draft.octets(message_id=message_id, date=date, boundary=boundary) == content

@@ -1,7 +1,7 @@
-"""Large attachments, which are encoded while they are stored or sent.
+"""Encode large attachments while they are stored or sent.
 
-Django's rendering has several copies of an attachment in memory at a time, eight times its size together. Here a mark
-is rendered in its place, and base64 (RFC 2045 §6.8) is written a piece at a time where the mark was.
+Django's rendering holds several copies of an attachment in memory at once, eight times its size in total. This module
+renders a marker in place of the attachment. It then writes base64 (RFC 2045 §6.8) piece by piece at that position.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-#: Octets of an attachment from which on it is held back.
+#: Attachments of at least this many octets are replaced by a marker.
 LARGE = 256 * 1024
 
-#: In base64 these are one line, as the standard library writes it, without '='.
+#: Octets of a marker. In base64 they are one line, as the standard library writes it, without '='.
 _MARK = 54
 
-#: Octets in a line of base64, and in a piece that is encoded at a time.
+#: Octets in a line of base64, and in a piece that is encoded at once.
 _LINE = 57
 _PIECE = _LINE * 4096
 
@@ -29,7 +29,7 @@ Octets = bytes | bytearray | memoryview
 
 
 def hold_back(message: EmailMessage) -> tuple[EmailMessage, dict[bytes, Octets]]:
-    """Return ``message`` with a mark in the place of each large attachment, and these by their marks."""
+    """Return ``message`` with a marker in place of each large attachment, and the attachments by their markers."""
     held_back: dict[bytes, Octets] = {}
     if not _is_built_by_django(type(message)):  # type: ignore[arg-type]  # a class can be hashed
         return message, held_back
@@ -48,7 +48,10 @@ def hold_back(message: EmailMessage) -> tuple[EmailMessage, dict[bytes, Octets]]
 
 
 def placed(content: bytes, held_back: dict[bytes, Octets]) -> tuple[bytes, tuple[tuple[int, Octets], ...]]:
-    """Take the marks out of what was rendered; return the rest, and where in it each attachment belongs."""
+    """Remove the markers of ``held_back`` from the rendered ``content``.
+
+    Return the rest, and for each attachment its position in the rest, in octets, and its octets.
+    """
     found = []
     for mark, octets in held_back.items():
         line = base64.b64encode(mark)
@@ -59,7 +62,7 @@ def placed(content: bytes, held_back: dict[bytes, Octets]) -> tuple[bytes, tuple
 
 
 def encoded(octets: Octets) -> Iterator[bytes]:
-    """``octets`` in base64, in lines as the standard library has them, without the last line's end."""
+    """Yield ``octets`` in base64 (RFC 2045 §6.8), in the standard library's lines, without the last line end."""
     view = memoryview(octets)
     for start in range(0, len(view), _PIECE):
         lines = base64.encodebytes(view[start : start + _PIECE]).replace(b"\n", b"\r\n")
@@ -67,14 +70,17 @@ def encoded(octets: Octets) -> Iterator[bytes]:
 
 
 def encoded_size(octets: Octets) -> int:
-    """Octets that ``encoded`` gives."""
+    """Return the number of octets that ``encoded`` yields."""
     size = len(octets)
     return (size + 2) // 3 * 4 + 2 * ((size - 1) // _LINE)
 
 
 @functools.cache
 def _is_built_by_django(cls: type[EmailMessage]) -> bool:
-    """Whether a subclass leaves all that builds a message as it is: one may sign what it builds."""
+    """Return whether a subclass leaves Django's message building unchanged.
+
+    A subclass may sign the message it builds.
+    """
     own = [one for one in cls.__mro__ if one not in EmailMultiAlternatives.__mro__]
     return not any(
         callable(vars(EmailMultiAlternatives).get(name, getattr(EmailMessage, name, None)))
@@ -89,6 +95,6 @@ def _is_large(attachment: Any) -> bool:
         return False
     _name, content, kind = attachment
     octets = isinstance(content, bytes | bytearray) or (isinstance(content, memoryview) and content.contiguous)
-    # Those of other kinds are written as text, or taken apart.
+    # Attachments of other kinds are written as text or parsed.
     written_in_base64 = not kind.lower().startswith(("text/", "message/", "multipart/"))
     return octets and written_in_base64 and memoryview(content).nbytes >= LARGE

@@ -1,4 +1,4 @@
-"""Make Django's ``EmailMessage`` out of the arguments of ``send_email``, or say clearly why it cannot be made."""
+"""Build Django's ``EmailMessage`` from the arguments of ``send_email``, or raise a clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from email_integration.secrecy import with_secrets
 
 from . import limits
 
-#: A finished part, as Django's ``attach()`` takes it.
+#: A finished MIME part, as Django's ``attach()`` accepts it.
 _PARTS: tuple[type[Any], ...] = (MIMEBase, MIMEPart) if django.VERSION >= (6, 0) else (MIMEBase,)
 
 #: A file to attach: its path, or (filename, content[, MIME type]) as Django takes it, or a finished MIME part.
@@ -40,12 +40,16 @@ def compose(
     attachments: Sequence[Attachment] = (),
     headers: Mapping[str, str] | None = None,
 ) -> EmailMessage:
-    """Return the message. Raises ``InvalidMail`` naming the argument that is wrong and how to fix it."""
-    # A text translated late is one in the language of now.
+    """Return the message for these arguments, which are those of ``send_email``.
+
+    The sender is left open when ``from_email`` is empty. Raises ``InvalidMail``, which names the wrong argument and
+    says how to fix it.
+    """
+    # Lazy translations are evaluated here, in the language that is active now.
     try:
         subject, body, html_body, from_email = _now(subject), _now(body), _now(html_body), _now(from_email)
-    except Exception as error:  # whatever makes the text
-        raise refusal("subject, body, html_body or from_email cannot be made", error) from error
+    except Exception as error:  # evaluating lazy text may raise anything
+        raise refusal("subject, body, html_body or from_email cannot be converted to text", error) from error
     for name, value in (("subject", subject), ("body", body)):
         if not isinstance(value, str):
             raise InvalidMail(f"{name} must be text, not {_kind(value)}.")
@@ -81,30 +85,30 @@ def _addresses(name: str, value: Any) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list | tuple | set | frozenset):
-        hint = f"; write {name}=[…] around it" if isinstance(value, str) else ""
+        hint = f"; put it in a list: {name}=[…]" if isinstance(value, str) else ""
         raise InvalidMail(f"{name} must be a list of addresses, not {_kind(value)}{hint}.")
     for item in value:
         if not isinstance(item, str | Promise):
-            raise InvalidMail(f"{name} must be a list of texts; it holds {_kind(item)}.")
+            raise InvalidMail(f"{name} must be a list of strings; it contains {_kind(item)}.")
     return [_made(name, item) for item in value]
 
 
 def _made(name: str, text: Any) -> str:
-    """Raises ``InvalidMail`` for a text translated late, or a number, of which no text can be made."""
+    """Return ``text`` as a string. Raises ``InvalidMail`` for lazy text, or a number, that cannot be converted."""
     try:
         return str(text)
-    except Exception as error:  # whatever makes the text
-        raise refusal(f"{name} cannot be made", error) from error
+    except Exception as error:  # evaluating lazy text may raise anything
+        raise refusal(f"{name} cannot be converted to text", error) from error
 
 
 def _headers(headers: Any) -> dict[str, str]:
     if headers is None:
         return {}
     if not isinstance(headers, Mapping):
-        raise InvalidMail(f"headers must be a dictionary of texts, not {_kind(headers)}.")
+        raise InvalidMail(f"headers must be a dictionary of strings, not {_kind(headers)}.")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str | Promise | Number):
-            raise InvalidMail(f"headers must be a dictionary of texts; {quoted(name)} is not.")
+            raise InvalidMail(f"headers must be a dictionary of strings; {quoted(name)} or its value is not a string.")
     return {name: _made(f"headers: {quoted(name)}", value) for name, value in headers.items()}
 
 
@@ -115,7 +119,7 @@ def _attach(message: EmailMessage, number: int, attachment: Any) -> None:
         try:
             message.attach_file(str(attachment))
         except (OSError, ValueError) as error:
-            hint = "give a path this process can read, or (filename, content, mimetype)"
+            hint = "give a path that this process can read, or (filename, content, mimetype)"
             raise refusal(f"attachment {number} cannot be read; {hint}", error) from error
     elif isinstance(attachment, tuple | list) and 2 <= len(attachment) <= 3:
         filename, content, mimetype = (*attachment, None)[:3]

@@ -1,7 +1,7 @@
-"""Where the headers and the body of a mail are kept, and how they are read again: sealed, and streamed.
+"""Store and read the headers and body of a mail: encrypted and as a stream.
 
-Small ones lie in the row; large ones in a Django storage of their own, if the project has one, so that neither the
-database nor a worker's memory has to hold them.
+Small contents are stored in the row. Large contents are stored in a Django storage, if the project configures one, so
+neither the database nor a worker's memory has to hold them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .rendering import Rendered, from_line
 
 logger = logging.getLogger(__name__)
 
-GONE = "the content is kept no longer"
+GONE = "the content is no longer kept"
 NO_FILE = "the file with the content is not in the storage"
 NO_STORAGE = "the storage with the content cannot be read"
 NO_KEY = "the content cannot be opened with the keys in SMTP_PASSWORD_KEYS"
 OTHER_MAIL = "the content was sealed for another mail"
 DAMAGED = "the stored content is damaged"
 
-#: What a row that keeps no content has in its columns.
+#: Column values of a row that holds no content.
 NONE = {"content": b"", "content_seal": "", "content_file": "", "has_content": False}
 
 
@@ -48,7 +48,11 @@ Blocks = Generator[bytes, None, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Headers and body: how many octets, whether one is beyond ASCII, and ``blocks``, which reads them, ever anew."""
+    """Headers and body of a mail.
+
+    ``size`` is in octets; ``eight_bit`` is true when an octet is outside ASCII. Each call of ``blocks`` reads the
+    content from its beginning.
+    """
 
     size: int
     eight_bit: bool
@@ -57,7 +61,7 @@ class Content:
     @classmethod
     @with_secrets
     def of(cls, content: bytes) -> Content:
-        """What is in memory."""
+        """Return a content that is in memory."""
 
         def blocks() -> Blocks:
             yield content
@@ -66,7 +70,7 @@ class Content:
 
     @with_secrets
     def with_line(self, line: bytes, at: int) -> Content:
-        """The same with ``line`` put in after ``at`` octets."""
+        """Return this content with ``line`` inserted after ``at`` octets."""
 
         def blocks() -> Blocks:
             passed, is_in = 0, False
@@ -83,7 +87,7 @@ class Content:
 
 
 def of_rendered(rendered: Rendered) -> Content:
-    """What was rendered, with its large attachments encoded whenever they are read."""
+    """Return the rendered content. Each read encodes its large attachments again."""
     return Content(size=rendered.size, eight_bit=rendered.eight_bit, blocks=rendered.blocks)
 
 
@@ -92,9 +96,9 @@ def of_rendered(rendered: Rendered) -> Content:
 
 @with_secrets
 def store(delivery: Delivery, content: bytes | Content) -> None:
-    """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that they name.
+    """Put ``content`` into the fields of ``delivery``, which is not saved yet, or into a file that these fields name.
 
-    Raises ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    Raises ``ImproperlyConfigured`` when the content must be encrypted and there is no key.
     """
     pieces: Iterable[bytes]
     if isinstance(content, bytes):
@@ -112,22 +116,25 @@ def store(delivery: Delivery, content: bytes | Content) -> None:
 
 
 def joined(pieces: Iterable[bytes]) -> bytes:
-    """The pieces as one. Joining a list of them would have all of it in memory twice."""
+    """Return the pieces as one byte string. Joining a list would hold the content in memory twice."""
     if isinstance(pieces, tuple):
-        return b"".join(pieces)  # of a small content: there is one
+        return b"".join(pieces)  # a small content has one piece
     file = io.BytesIO()
     for piece in pieces:
         file.write(piece)
-    return file.getvalue()  # not copied: the file is its only other owner
+    return file.getvalue()  # not copied: no other object uses the file's buffer
 
 
 def place_of(delivery: Delivery) -> encryption.ContentPlace:
-    """Where the content of ``delivery`` opens: in its row, and in the file that its row names."""
+    """Return the place that the content of ``delivery`` is bound to: its row, and the file that the row names."""
     return encryption.ContentPlace(_LABEL, "content", delivery.pk)
 
 
 def save_file(sealed: bytes) -> str:
-    """Return the name of a new file in the storage; '' when there is no storage, or none that takes it now."""
+    """Return the name of a new file in the storage that holds ``sealed``.
+
+    Return '' when no storage is configured or it refuses the file now. Never raises.
+    """
     name = f"{timezone.now():%Y/%m/%d}/{uuid.uuid4().hex}"
     try:
         storage = storage_of_contents()
@@ -135,20 +142,20 @@ def save_file(sealed: bytes) -> str:
             return ""
         name = storage.save(name, File(io.BytesIO(sealed)))
         _make_durable(storage, name)
-    except Exception as error:  # each storage has its own; the mail is not refused for it
-        logger.error("The storage takes no content (%s); it goes into the database.", type(error).__name__)
-        remove_file(name)  # what there is of it
+    except Exception as error:  # each storage has its own errors; they do not refuse the mail
+        logger.error("The storage refused a file (%s); the content is stored in the database.", type(error).__name__)
+        remove_file(name)  # remove an incomplete file
         return ""
     return name
 
 
 def _make_durable(storage: Storage, name: str) -> None:
-    """Have the file on the disk before the row that names it: a power failure must not take the one alone."""
+    """Write the file to the disk before its row is committed, so a power failure never leaves the row without it."""
     try:
         path = Path(storage.path(name))
-    except NotImplementedError:  # not on a disk of ours
+    except NotImplementedError:  # the storage is not a local disk
         return
-    on_windows = not hasattr(os, "O_DIRECTORY")  # it opens no folder, and syncs only what is open for writing
+    on_windows = not hasattr(os, "O_DIRECTORY")  # Windows cannot open folders, and syncs only writable files
     folders = () if on_windows else path.parents[: name.count("/") + 1]
     for one in (path, *folders):
         opened = os.open(one, os.O_RDWR if on_windows else os.O_RDONLY)
@@ -159,33 +166,33 @@ def _make_durable(storage: Storage, name: str) -> None:
 
 
 def has_file(name: str) -> bool:
-    """Whether this process can read the file. Never raises."""
+    """Return whether this process can read the file ``name`` of the storage. Never raises."""
     try:
         storage = storage_of_contents()
         if storage is None:
             return False
         with storage.open(name) as file:
             return bool(file.read(1))
-    except Exception:  # as above
+    except Exception:  # each storage has its own errors
         return False
 
 
 def remove_file(name: str) -> None:
-    """Delete a file of the storage. Never raises: what is left is collected as an orphan."""
+    """Delete the file ``name`` of the storage. Never raises: orphan collection removes a file that remains."""
     if not name:
         return
     try:
         storage = storage_of_contents()
         if storage is not None:
             storage.delete(name)
-    except Exception as error:  # as above
-        logger.warning("A content that is no longer needed could not be deleted (%s).", type(error).__name__)
+    except Exception as error:  # each storage has its own errors
+        logger.warning("Stored content that is no longer needed could not be deleted (%s).", type(error).__name__)
 
 
 def storage_of_contents() -> Storage | None:
-    """The storage that PAYLOAD_STORAGE names; None when the project has none of that name.
+    """Return the storage that PAYLOAD_STORAGE names; None when STORAGES has no such alias.
 
-    Raises ``InvalidStorageError``, or what the storage raises, when it cannot be made.
+    Raises ``InvalidStorageError``, or the storage's own error, when the storage cannot be created.
     """
     alias = conf.get("PAYLOAD_STORAGE")
     return storages[alias] if alias in settings.STORAGES else None
@@ -195,14 +202,17 @@ def storage_of_contents() -> Storage | None:
 
 
 def stored(delivery: Delivery) -> Content:
-    """The content of ``delivery``, not read yet. Reading it raises ``ContentUnavailable`` when it cannot be had now."""
+    """Return the content of ``delivery`` without reading it yet.
+
+    Reading it raises ``ContentUnavailable`` when the content cannot be read now.
+    """
     return Content(size=delivery.content_size, eight_bit=delivery.eight_bit, blocks=lambda: _blocks(delivery))
 
 
 def complete(delivery: Delivery) -> Content:
-    """As ``stored``, with the sender; one that is still left open is missing.
+    """Return the content as ``stored`` does, with its From header. A sender that is still left open has no header.
 
-    Raises ``ContentUnavailable`` when the sender in the row is none.
+    Raises ``ContentUnavailable`` when the From header in the row is invalid.
     """
     content = stored(delivery)
     if delivery.from_at is not None and delivery.from_header:
@@ -216,14 +226,15 @@ def complete(delivery: Delivery) -> Content:
 
 @with_secrets
 def read(delivery: Delivery) -> bytes:
-    """The whole content of ``delivery``, as ``complete`` has it. Raises ``ContentUnavailable``."""
+    """Return the whole content of ``delivery``, as ``complete`` describes it. Raises ``ContentUnavailable``."""
     return b"".join(complete(delivery).blocks())
 
 
 @with_secrets
 def beginning(delivery: Delivery, first: bytes) -> bytes:
-    """The first octets of a content in the row; ``first`` is at most ``encryption.SEALED_PIECE`` octets of it, sealed.
+    """Return the first octets of a content that is stored in the row.
 
+    ``first`` is the beginning of the column: at most ``encryption.SEALED_PIECE`` octets, encrypted if the content is.
     Raises ``ContentUnavailable``.
     """
     if not delivery.content_seal:
@@ -270,7 +281,7 @@ def _blocks(delivery: Delivery) -> Blocks:
 
 @with_secrets
 def _pieces(delivery: Delivery) -> Blocks:
-    """What lies in the row or in the storage, in the pieces in which it was sealed."""
+    """Yield the stored octets, from the row or the storage, in the pieces in which they were encrypted."""
     if not delivery.content_file:
         yield from encryption.read(io.BytesIO(bytes(delivery.content)))
         return
@@ -284,6 +295,6 @@ def _pieces(delivery: Delivery) -> Blocks:
         raise
     except FileNotFoundError:
         raise ContentUnavailable(NO_FILE) from None
-    except Exception as error:  # a storage of the network has exceptions of its own
+    except Exception as error:  # a network storage has its own errors
         logger.error("The storage of contents cannot be read (%s).", type(error).__name__)
         raise ContentUnavailable(NO_STORAGE) from None

@@ -1,6 +1,6 @@
-"""Texts out of octets that anybody may have written: each function gives a text that can be shown, and none raises.
+"""Decode octets from untrusted senders to text. Each function returns text that can be displayed, and none raises.
 
-What cannot be decoded is a replacement character (U+FFFD).
+Octets that cannot be decoded become a replacement character (U+FFFD).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from encodings.aliases import aliases
 
 _REPLACEMENT = "\ufffd"
 
-#: What no page can hold, or no reader can see: controls, and halves of characters, which UTF-7 can bring.
+#: Characters that a page cannot hold or a reader cannot see: controls, and surrogates, which UTF-7 can produce.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
-#: Among Python's codecs, those that are no charsets or are not for every machine.
+#: Python codecs that are not charsets, or that exist only on some machines.
 _NO_CHARSETS = frozenset({"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec"})
 _NO_CHARSETS |= {"mbcs", "oem", "tactis"}
 
-#: Charsets that have no other name, and names that the standard library does not know.
+#: Charsets that have only one name, and names that the standard library does not know.
 _BY_ONE_NAME = ("cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "utf_8_sig")
 _MORE_NAMES = {"windows_874": "cp874", "iso_8859_8_i": "iso8859_8", "iso_8859_8_e": "iso8859_8", "x_sjis": "shift_jis"}
 
-#: By its normalized name. Any other is not looked up: some of Python's codecs raise ('idna', 'undefined') or take time
-#: that grows with the square of what they are given ('punycode'), and what is looked up is kept for good.
+#: Codecs by normalized charset name. No other name is looked up: some of Python's codecs raise ('idna', 'undefined') or
+#: take quadratic time ('punycode'), and Python keeps every name that is looked up forever.
 _CHARSETS = {
     **{codec: codec for codec in {*aliases.values(), *_BY_ONE_NAME}},
     **aliases,
@@ -36,7 +36,7 @@ _CHARSETS = {name: codec for name, codec in _CHARSETS.items() if codec not in _N
 #: Characters of the name of a charset.
 _LONGEST_CHARSET = 40
 
-#: An encoded word (RFC 2047 §2), perhaps with a language (RFC 2231 §5).
+#: An encoded word (RFC 2047 §2), with an optional language (RFC 2231 §5).
 _WORD = re.compile(rb"=\?([^?\s]*)\?([bq])\?([^?]*)\?=", re.I)
 
 _PARAMETER = re.compile(rb';\s*([^\s;="*]+)(?:\*(\d{1,3}))?(\*)?\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)', re.S)
@@ -44,19 +44,19 @@ _MOST_PARAMETERS = 200
 
 
 def text(data: bytes, charset: str) -> str:
-    """Return ``data`` as text in ``charset``; in UTF-8 when there is no such charset."""
+    """Return ``data`` as text in ``charset``, or in UTF-8 when there is no such charset."""
     name = normalize_encoding(charset.lower()) if charset.isascii() and len(charset) <= _LONGEST_CHARSET else ""
     try:
         decoded = data.decode(_CHARSETS.get(name, "utf-8"), "replace")
-    except (LookupError, ValueError):  # a codec that this Python lacks, or one that does not know 'replace'
+    except (LookupError, ValueError):  # this Python lacks the codec, or the codec lacks 'replace'
         decoded = data.decode("utf-8", "replace")
     return _UNSHOWABLE.sub(_REPLACEMENT, decoded)
 
 
 def header(value: bytes) -> str:
-    """Return the unfolded value of a header as a person reads it (RFC 2047, RFC 6532).
+    """Return the unfolded value of a header in readable form (RFC 2047, RFC 6532).
 
-    A word that does not decode stays as it is.
+    A word that cannot be decoded stays unchanged.
     """
     pieces: list[tuple[str | None, bytes]] = []
     at = 0
@@ -65,11 +65,11 @@ def header(value: bytes) -> str:
         if data is None:
             continue
         between = value[at : found.start()]
-        # Blanks between two words are none of the text (RFC 2047 §6.2).
+        # Blanks between two encoded words do not belong to the text (RFC 2047 §6.2).
         if between.strip() or not pieces or pieces[-1][0] is None:
             pieces.append((None, between))
         charset = found[1].partition(b"*")[0].decode("latin-1").lower()
-        if pieces[-1][0] == charset:  # two words may share a character, though they must not
+        if pieces[-1][0] == charset:  # some senders split a character between two words, against the RFC
             pieces[-1] = (charset, pieces[-1][1] + data)
         else:
             pieces.append((charset, data))
@@ -88,14 +88,14 @@ def _of_word(how: bytes, data: bytes) -> bytes | None:
 
 
 def transferred(data: bytes, encoding: str) -> bytes:
-    """Return what ``data`` is without its transfer encoding (RFC 2045 §6); as it is when that is none of MIME's."""
+    """Return ``data`` without its transfer encoding (RFC 2045 §6), or unchanged when MIME has no such encoding."""
     if encoding == "quoted-printable":
         return binascii.a2b_qp(data)
     if encoding != "base64":
         return data
     try:
         return binascii.a2b_base64(data)
-    except binascii.Error:  # cut off, or with something in it that does not belong there
+    except binascii.Error:  # truncated, or with characters outside the alphabet
         kept = data.translate(None, _NOT_BASE64)
         return binascii.a2b_base64(kept[: len(kept) - (len(kept) % 4 == 1)] + b"==")
 
@@ -123,7 +123,7 @@ def parameters(value: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _joined(parts: list[tuple[int, bool, bytes]]) -> str:
-    """One value out of its parts; only the first says its charset (RFC 2231 §4.1)."""
+    """Return one value joined from its parts. Only the first part names the charset (RFC 2231 §4.1)."""
     charset, octets = "utf-8", b""
     for number, (_place, is_encoded, part) in enumerate(sorted(parts)):
         if is_encoded and number == 0 and part.count(b"'") >= 2:

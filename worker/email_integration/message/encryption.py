@@ -1,18 +1,19 @@
-"""How contents are sealed: AES-256-GCM under keys that are derived from SMTP_PASSWORD_KEYS.
+"""Encrypt contents with AES-256-GCM, under keys that are derived from SMTP_PASSWORD_KEYS.
 
-From each configured key comes one key a day (HKDF, RFC 5869), so that nothing that is stored has to be opened first,
-and no key seals too much: NIST SP 800-38D §8.3 allows 2^32 random nonces to a key, 49,000 mails a second for a day.
+Each configured key gives one derived key a day (HKDF, RFC 5869). Deriving a key needs no stored data, and no key
+encrypts too many contents: NIST SP 800-38D §8.3 allows 2^32 random nonces for each key, which is 49,000 mails a second
+for a day.
 
-- A content of at most ``PIECE`` octets is sealed in one piece, with a random nonce.
-- A larger one is sealed piece by piece, so that it is never in memory as a whole: the STREAM construction (Hoang,
-  Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015). A nonce
-  counts the pieces and marks the last one, so that what was cut off, put in another order or taken from elsewhere does
-  not open. It has a key of its own, derived from that of the day and a random salt, which is what makes counting safe.
+- A content of at most ``PIECE`` octets is encrypted in one piece, with a random nonce.
+- A larger content is encrypted piece by piece, so it is never in memory as a whole. It uses the STREAM construction
+  (Hoang, Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015). A
+  nonce counts the pieces and marks the last one, so pieces that are missing, reordered or foreign fail to decrypt. Each
+  such content has a separate key, derived from the key of the day and a random salt. This makes counting nonces safe.
 
 The *seal* is a text in the row: ``gcm`` or ``stream``, the version of the format, the id of the configured key, the day
-(since 1970, UTC), a check of the place, and the nonce or the salt. It is authenticated together with the place: the
-model, the field and the id of the row. A content that is copied into another row does not open there; the check is not
-needed for that, and tells people why.
+(since 1970, UTC), a checksum of the place, and the nonce or the salt. It is authenticated together with the place: the
+model, the field and the id of the row. A content that is copied into another row cannot be decrypted there. The
+checksum is not needed for that; it only explains the reason to people.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from django.core.exceptions import ImproperlyConfigured
 from email_integration import conf, fields
 from email_integration.secrecy import with_secrets
 
-#: Octets of plain content in each piece but the last.
+#: Octets of plain content in each piece except the last.
 PIECE = 64 * 1024
 
 _TAG = 16
 
-#: Octets of a sealed piece.
+#: Octets of an encrypted piece.
 SEALED_PIECE = PIECE + _TAG
 
 _VERSION = "1"
@@ -48,7 +49,7 @@ _ONE_PIECE, _STREAM = "gcm", "stream"
 _NONCE, _SALT, _KEY, _KEY_ID = 12, 32, 32, 4
 _DAY = 24 * 3600
 
-#: A seal as it stands in the row: kind, version, id of the key, day, check of the place, nonce or salt.
+#: The seal in the row: kind, version, id of the key, day, checksum of the place, nonce or salt.
 _SEAL = re.compile(
     rf"(gcm|stream)\${_VERSION}\$([0-9a-f]{{8}})\$([0-9]{{1,6}})\$([0-9a-f]{{8}})\$([0-9a-f]{{24}}|[0-9a-f]{{64}})",
     re.ASCII,
@@ -58,34 +59,34 @@ _LAST = 1
 
 
 class Damaged(Exception):
-    """What is sealed was changed, cut short, or taken from elsewhere."""
+    """The encrypted content was changed, truncated, or copied from elsewhere."""
 
 
 class Misplaced(Exception):
-    """It was sealed for another row, and moved here past this app."""
+    """The content was encrypted for another row, and moved to this row outside this app."""
 
 
 class NoKey(Exception):
-    """It was sealed with a key that is not in SMTP_PASSWORD_KEYS."""
+    """The content was encrypted with a key that is not in SMTP_PASSWORD_KEYS."""
 
 
 class ContentPlace(NamedTuple):
-    """Where a content is sealed for, and opens: ``model`` by its label, ``field``, and the id of the ``row``."""
+    """The place that a content is encrypted for: ``model`` by its label, ``field``, and the id of the ``row``."""
 
     model: str
     field: str
     row: str
 
     def __bytes__(self) -> bytes:
-        # No name of a model or a field holds a NUL.
+        # Names of models and fields never contain a NUL.
         return f"{self.model}\0{self.field}\0{self.row}".encode()
 
     def check(self) -> str:
-        """What a seal says of its place, for people."""
+        """Return the checksum of the place in a seal, for messages to people."""
         return hashlib.sha256(bytes(self)).hexdigest()[:8]
 
     def bound(self, seal: str) -> bytes:
-        """What is authenticated with the content."""
+        """Return the data that is authenticated with the content: the text of its seal, and this place."""
         return seal.encode() + b"\0" + bytes(self)
 
 
@@ -94,29 +95,29 @@ class ContentPlace(NamedTuple):
 
 @with_secrets
 def newest_key_id() -> str:
-    """Return the id of the key that contents are sealed with. Raises ``ImproperlyConfigured`` without usable keys."""
+    """Return the id of the key that encrypts new contents. Raises ``ImproperlyConfigured`` without usable keys."""
     return next(iter(_configured()))
 
 
 @with_secrets
 def key_id(seal: str) -> str:
-    """Return the id of the configured key that a seal was made with; '' when it is no seal of this version."""
+    """Return the id of the configured key in a seal; '' when the text is not a seal of this version."""
     found = _SEAL.fullmatch(seal)
     return found[2] if found else ""
 
 
 def _configured() -> dict[str, bytes]:
-    """The configured keys by their ids, newest first. Raises ``ImproperlyConfigured``."""
+    """Return the configured keys by their ids, newest first. Raises ``ImproperlyConfigured``."""
     given = conf.get("SMTP_PASSWORD_KEYS")
     if not given:
-        fields.keys()  # says what is missing
+        fields.keys()  # raises an error that says what is missing
     return _by_id(tuple(given))
 
 
 @functools.lru_cache(maxsize=4)
 @with_secrets
 def _by_id(given: tuple[str, ...]) -> dict[str, bytes]:
-    fields.keys()  # raises for what is wrong with them
+    fields.keys()  # raises an error for invalid keys
     masters = [base64.urlsafe_b64decode(key) for key in given]
     return {_derived(master, b"", b"key id", _KEY_ID).hex(): master for master in masters}
 
@@ -144,10 +145,11 @@ def _derived(key: bytes, salt: bytes, purpose: bytes, length: int) -> bytes:
 
 @with_secrets
 def seal(blocks: Iterable[bytes], place: ContentPlace, *, size: int) -> tuple[str, Iterable[bytes]]:
-    """Return the seal of a content, and its sealed pieces in order; it is given in ``blocks`` of any size.
+    """Return the seal of a content, and its encrypted pieces in order.
 
-    ``size`` is that of all blocks, in octets. Those of a large content are read while its pieces are. Raises
-    ``ImproperlyConfigured`` without usable keys, and what the blocks raise.
+    ``blocks`` may have any sizes; ``size`` is their total, in octets. The content can be decrypted only in ``place``.
+    The blocks of a large content are read while its pieces are read. Raises ``ImproperlyConfigured`` without usable
+    keys, and any error that ``blocks`` raises.
     """
     newest, master = next(iter(_configured().items()))
     day = str(int(time.time()) // _DAY)
@@ -173,7 +175,7 @@ def _in_pieces(cipher: AESGCM, blocks: Iterable[bytes], bound: bytes) -> Iterato
         view = memoryview(block)
         for start in range(0, len(view), PIECE):
             waiting += view[start : start + PIECE]
-            if len(waiting) > PIECE:  # the last one is known by its end
+            if len(waiting) > PIECE:  # keep the last piece: it gets another nonce
                 yield cipher.encrypt(_nonce(number, last=False), bytes(waiting[:PIECE]), bound)
                 number += 1
                 del waiting[:PIECE]
@@ -185,7 +187,10 @@ def _in_pieces(cipher: AESGCM, blocks: Iterable[bytes], bound: bytes) -> Iterato
 
 @with_secrets
 def unseal(seal: str, place: ContentPlace, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the plain content of ``pieces``, as ``read`` cuts them. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
+    """Yield the plain content of ``pieces``, which ``read`` has split.
+
+    ``seal`` and ``place`` are those of its encryption. Raises ``Damaged``, ``Misplaced`` and ``NoKey``.
+    """
     opened = _Opened(seal, place)
     held: bytes | None = None
     number = 0
@@ -201,12 +206,15 @@ def unseal(seal: str, place: ContentPlace, pieces: Iterable[bytes]) -> Iterator[
 
 @with_secrets
 def unseal_first(seal: str, place: ContentPlace, piece: bytes, *, last: bool) -> bytes:
-    """Open the first piece of a content alone, which of a small one is the ``last`` too. Raises as ``unseal`` does."""
+    """Decrypt only the first piece of a content. ``last`` says whether it is also the last piece.
+
+    ``seal`` and ``place`` are those of its encryption. Raises ``Damaged``, ``Misplaced`` and ``NoKey``.
+    """
     return _Opened(seal, place).piece(0, piece, last=last)
 
 
 class _Opened:
-    """What opens the pieces of one content. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
+    """A decryptor for the pieces of one content. Raises ``Damaged``, ``Misplaced`` and ``NoKey``."""
 
     def __init__(self, seal: str, place: ContentPlace) -> None:
         found = _SEAL.fullmatch(seal)
@@ -233,22 +241,25 @@ class _Opened:
             raise Damaged
         try:
             return self._cipher.decrypt(self._only or _nonce(number, last=last), piece, self._bound)
-        except (InvalidTag, ValueError) as error:  # a ValueError when it is shorter than its tag
+        except (InvalidTag, ValueError) as error:  # ValueError: the piece is shorter than its tag
             raise self._misplaced_or(Damaged) from error
 
     def _misplaced_or(self, why: type[Exception]) -> Exception:
-        """Why it does not open: because of its place, which nothing else is to blame for then, or ``why``."""
+        """Return ``Misplaced`` when the place differs from the seal's, because that alone explains the failure.
+
+        Otherwise return ``why``.
+        """
         return Misplaced() if self._check != self._place.check() else why()
 
 
 class Readable(Protocol):
-    """A file as any storage gives it."""
+    """A file as every storage returns it."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 def read(file: Readable) -> Iterator[bytes]:
-    """Cut what is sealed in ``file`` into its pieces, also when the file gives less at a time than it is asked for."""
+    """Yield the encrypted content of ``file`` in its pieces, even when a read returns fewer octets than requested."""
     waiting = bytearray()
     while block := file.read(SEALED_PIECE - len(waiting)):
         waiting += block

@@ -1,4 +1,4 @@
-"""How a mail is to be sent: one list of options for every way to submit one."""
+"""Options for sending a mail: one list for all ways to submit a mail."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ class MailKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class MailOptions:
-    """How a mail is to be sent. Raises ``InvalidMail`` for a value that cannot be.
+    """Options for sending a mail.
 
-    ``priority`` is 'high', 'normal' or 'bulk': each may have a queue, and workers, of its own. The mail is sent from
-    ``due_at`` on, by default as soon as it is submitted, and no more after ``expires_at``, by default GIVE_UP_AFTER
-    seconds later (five days, RFC 5321 §4.5.4.1). ``envelope_sender`` gets the bounces; with '<>' there are none (RFC
-    5321 §4.5.5); by default it is the address in From. ``in_doubt`` says what happens to a mail that the server may or
-    may not have: 'resend' the same bytes, or 'hold' them for a person; by default it is the setting IN_DOUBT.
+    - ``priority``: 'high', 'normal' or 'bulk'. Each priority can have its own queue and workers.
+    - ``due_at``: the earliest time to send the mail. By default it is sent as soon as it is submitted.
+    - ``expires_at``: the mail is not sent after this time. By default it is GIVE_UP_AFTER seconds after ``due_at``
+      (five days, RFC 5321 §4.5.4.1).
+    - ``envelope_sender``: the address that receives bounces. '<>' turns bounces off (RFC 5321 §4.5.5). By default it is
+      the address in From.
+    - ``in_doubt``: the action when the server may or may not have accepted the mail: 'resend' the same bytes, or 'hold'
+      the mail for a person. By default it is the setting IN_DOUBT.
 
-    A naive datetime is in Django's current time zone; in TIME_ZONE with ``USE_TZ = False``.
+    A naive datetime is in Django's current time zone, or in TIME_ZONE with ``USE_TZ = False``. Raises ``InvalidMail``
+    for an invalid value.
     """
 
     priority: Priority | Literal["high", "normal", "bulk"] = Priority.NORMAL
@@ -46,20 +50,21 @@ class MailOptions:
     in_doubt: InDoubtPolicy | Literal["resend", "hold"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the values, and turn them into what the database stores."""
+        """Check the values, and convert them to the types that the database stores."""
         if self.priority not in Priority.values:
-            raise InvalidMail(f"priority must be {', '.join(map(repr, Priority.values))}, not {quoted(self.priority)}.")
+            values = ", ".join(map(repr, Priority.values))
+            raise InvalidMail(f"priority must be one of {values}, not {quoted(self.priority)}.")
         if self.in_doubt is not None and self.in_doubt not in InDoubtPolicy.values:
             raise InvalidMail(f"in_doubt must be 'resend' or 'hold', not {quoted(self.in_doubt)}.")
         stored = {name: checked_time(name, getattr(self, name)) for name in ("due_at", "expires_at")}
         for name, value in (*stored.items(), ("envelope_sender", _checked_sender(self.envelope_sender))):
-            object.__setattr__(self, name, value)  # what a frozen dataclass has for this
+            object.__setattr__(self, name, value)  # how a frozen dataclass sets a field
 
 
 def with_options_listed(function: F) -> F:
-    """Have the signature of a function with ``**options: Unpack[MailKeywords]`` list them, each by its name.
+    """Replace ``**options: Unpack[MailKeywords]`` in the signature of ``function`` by the named options.
 
-    Celery then refuses any other keyword where the task is called.
+    Celery then refuses any other keyword when the task is called.
     """
     signature = inspect.signature(function)
     others = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
@@ -69,7 +74,7 @@ def with_options_listed(function: F) -> F:
 
 
 def checked_time(name: str, moment: dt.datetime | None) -> dt.datetime | None:
-    """Return the argument ``name`` as the database takes it. Raises ``InvalidMail``."""
+    """Return ``moment``, the value of the argument ``name``, as the database stores it. Raises ``InvalidMail``."""
     if moment is None:
         return None
     if not isinstance(moment, dt.datetime):
@@ -77,9 +82,9 @@ def checked_time(name: str, moment: dt.datetime | None) -> dt.datetime | None:
     try:
         return as_stored(moment)
     except OverflowError:
-        raise InvalidMail(f"{name} is too far away: {moment.date()}.") from None
-    except Exception as error:  # a tzinfo of the caller's may do anything
-        raise refusal(f"{name} cannot be understood", error) from error
+        raise InvalidMail(f"{name} is out of range: {moment.date()}.") from None
+    except Exception as error:  # the caller's tzinfo may raise anything
+        raise refusal(f"{name} is not a valid datetime", error) from error
 
 
 def _checked_sender(address: str | None) -> str | None:

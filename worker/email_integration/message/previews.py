@@ -1,6 +1,6 @@
-"""What a mail looks like, for a person who may see it: headers, text, HTML, the names of attachments.
+"""Preview a mail for an authorized person: headers, text, HTML and the names of attachments.
 
-Nothing here trusts the mail: whatever is wrong with it is shown as well as it can be, and never raises.
+Nothing here trusts the mail. A malformed mail is displayed as well as possible, and never raises.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from email_integration.secrecy import with_secrets
 
 from . import content, decoding, encryption, reading
 
-#: Octets of a mail that are looked at; the rest is attachments, as a rule.
+#: Octets of a mail that are examined. The rest usually contains attachments.
 LOOKED_AT = 5 * 1024 * 1024
 
-#: Headers that are shown, characters of each, and of all of them together.
+#: Limits: headers shown, characters of each header, and characters of all headers together.
 MOST_HEADERS = 500
 LONGEST_HEADER = 10_000
 _ALL_HEADERS = 100_000
 
-#: Characters of the text, and of the HTML without its pictures, that are shown.
+#: Limits: characters of the text, and of the HTML without its pictures.
 LONGEST_TEXT = 500_000
 LONGEST_HTML = 2_000_000
 
-#: Attachments that are listed, and characters of a name.
+#: Limits: attachments listed, and characters of a name.
 MOST_ATTACHMENTS = 200
 _LONGEST_NAME = 255
 
-#: Characters of pictures that stand in the HTML for more than the first time: each is put in as a whole.
+#: Total characters of pictures that the HTML uses more than once, without their first use. Each picture is inserted
+#: completely or not.
 REPEATED = 1_000_000
 
 #: Characters of a subject in the list.
 _LONGEST_SUBJECT = 1_000
 
-#: What a picture in a mail may be to be shown in its place.
+#: Content types of pictures that are shown inside the HTML.
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attachment:
-    """``size`` in octets; ``name`` may be blank."""
+    """An attachment of a preview. ``size`` is in octets; ``name`` may be blank."""
 
     name: str = field(repr=False)
     content_type: str
@@ -58,7 +59,10 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """``text`` and ``html`` are blank when the mail has none; ``is_cut`` says that there is more than is shown."""
+    """The displayable parts of a mail.
+
+    ``text`` and ``html`` are blank when the mail has none. ``is_cut`` is true when parts of the mail are not shown.
+    """
 
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     text: str = field(repr=False)
@@ -69,7 +73,7 @@ class Preview:
 
 @with_secrets
 def preview(delivery: Delivery) -> Preview:
-    """Open the content of ``delivery``. Raises ``ContentUnavailable``."""
+    """Return a preview of the content of ``delivery``. Raises ``ContentUnavailable``."""
     whole = content.complete(delivery)
     found, size = [], 0
     with contextlib.closing(whole.blocks()) as blocks:
@@ -86,7 +90,8 @@ def preview(delivery: Delivery) -> Preview:
         data = part.data
         is_text = part.kind in _LONGEST and not part.name and not part.is_attached
         if is_text and part.kind not in texts:
-            # One more, to see whether there is more; no charset has more than four octets to a character.
+            # One character more than the limit shows whether text is cut. A character has at most four octets in any
+            # charset.
             texts[part.kind] = decoding.text(data[: 4 * (_LONGEST[part.kind] + 1)], part.charset)
             continue
         if part.kind in _PICTURES and part.content_id:
@@ -111,12 +116,12 @@ def preview(delivery: Delivery) -> Preview:
     )
 
 
-#: The texts that are shown, and characters of each.
+#: Content types of texts that are shown, and the limit of each in characters.
 _LONGEST = {"text/plain": LONGEST_TEXT, "text/html": LONGEST_HTML}
 
 
 def _headers(fields: Iterable[reading.Field]) -> tuple[tuple[str, str], ...]:
-    """Those that are shown, in their order."""
+    """Return the headers that are shown, in their order."""
     shown: list[tuple[str, str]] = []
     left = _ALL_HEADERS
     for name, value in fields:
@@ -130,7 +135,10 @@ def _headers(fields: Iterable[reading.Field]) -> tuple[tuple[str, str], ...]:
 
 @with_secrets
 def subjects(deliveries: Iterable[Delivery]) -> dict[str, str]:
-    """The subjects of those whose contents lie in their rows and can be read, by id: one query, a piece of each."""
+    """Return the subjects of the mails whose contents are in their rows and can be read, by id.
+
+    This takes one query, which reads the beginning of each content.
+    """
     ids = [delivery.pk for delivery in deliveries if delivery.has_content and not delivery.content_file]
     first = Substr("content", 1, encryption.SEALED_PIECE, output_field=BinaryField())
     columns = ("pk", "content_seal", "content_size")
@@ -140,7 +148,7 @@ def subjects(deliveries: Iterable[Delivery]) -> dict[str, str]:
 
 def _subject(delivery: Delivery, first: Any) -> str | None:
     try:
-        # SQLite gives None for a part of nothing: the content is gone since.
+        # SQLite returns None for a part of an empty value: the content was removed meanwhile.
         fields = reading.fields(content.beginning(delivery, bytes(first or b"")))
     except ContentUnavailable:
         return None
@@ -149,10 +157,10 @@ def _subject(delivery: Delivery, first: Any) -> str | None:
 
 
 def _with_pictures(html: str, pictures: dict[str, str]) -> tuple[str, bool]:
-    """``html`` with the pictures that it has from the mail itself (RFC 2392), and whether it has them all.
+    """Return ``html`` with the pictures that the mail itself contains (RFC 2392), and whether all fitted.
 
-    Each is put in for the first time that it is named. What is named again draws on ``REPEATED``, so that a small mail
-    does not make a large page.
+    The first use of each picture is always replaced. Further uses count towards ``REPEATED``, so a small mail cannot
+    make a large page.
     """
     named: set[str] = set()
     left, is_whole = REPEATED, True

@@ -1,7 +1,7 @@
-"""The headers and the parts of a mail, out of octets that anybody may have written: in bounded time, and no error.
+"""Parse the headers and parts of a mail from untrusted octets, in bounded time and without errors.
 
-The standard library's parser goes one call deeper for each multipart within another, compares each line with all the
-boundaries around it, and has no limit for either, nor for the number of headers and parts.
+The standard library's parser recurses for each multipart inside another, and compares each line with all enclosing
+boundaries. It limits neither of these, nor the number of headers and parts.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 
 from . import decoding
 
-#: Multiparts within each other that are taken apart; what is deeper is a part as a whole.
+#: Nesting depth of multiparts that are parsed. A deeper multipart is one part.
 DEEPEST = 20
 
-#: Parts of a mail that are looked at.
+#: Parts of a mail that are parsed.
 MOST_PARTS = 500
 
-#: Octets and lines of the headers of a mail, or of a part, that are looked at.
+#: Octets and lines of the headers of a mail, or of a part, that are parsed.
 _HEADER_OCTETS = 256 * 1024
 _HEADER_LINES = 20_000
 
-#: Octets of a structured header, such as Content-Type, that are looked at.
+#: Octets of a structured header, such as Content-Type, that are parsed.
 _STRUCTURED = 8 * 1024
 
-#: How often something that begins as a boundary is looked at, in a whole mail.
+#: Possible boundaries that are examined in a whole mail.
 _LOOKS = 100_000
 
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)?")
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-#: RFC 5322 §2.2: printable ASCII but the colon.
+#: RFC 5322 §2.2: printable ASCII except the colon.
 _FIELD = re.compile(rb"([!-9;-~]*)[ \t]*:[ \t]*(.*)", re.S)
 _BOUNDARY_ENDS = re.compile(rb"(--)?[ \t]*(\r\n|\n|\r|\Z)")
 _KIND = re.compile(r"[!-.0-~]+/[!-.0-~]+")
@@ -42,7 +42,7 @@ Field = tuple[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part that holds something; ``body`` is in the transfer encoding that ``encoding`` names, in lower case."""
+    """A part that is not a multipart. ``body`` is in the transfer encoding ``encoding``, which is in lower case."""
 
     kind: str
     charset: str
@@ -54,13 +54,13 @@ class Part:
 
     @property
     def data(self) -> bytes:
-        """The content of the part."""
+        """Return the content of the part without its transfer encoding."""
         return decoding.transferred(self.body, self.encoding)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MailStructure:
-    """``is_cut`` says that there is more in it than was looked at."""
+    """The headers and parts of a mail. ``is_cut`` is true when a limit left some of it unparsed."""
 
     fields: tuple[Field, ...] = field(repr=False)
     parts: tuple[Part, ...]
@@ -68,7 +68,7 @@ class MailStructure:
 
 
 def read(data: bytes) -> MailStructure:
-    """Read a mail; a mail within it is one part."""
+    """Parse ``data``, a mail or its beginning. A mail inside it is one part."""
     reader = _Reader(data)
     fields, _body = reader.fields(0, len(data))
     parts = tuple(reader.parts(0, len(data), depth=0, default="text/plain"))
@@ -76,7 +76,7 @@ def read(data: bytes) -> MailStructure:
 
 
 def fields(data: bytes) -> list[Field]:
-    """Return the headers of a mail, of which ``data`` is the beginning."""
+    """Return the headers of a mail. ``data`` is its beginning."""
     return _Reader(data).fields(0, len(data))[0]
 
 
@@ -88,7 +88,7 @@ class _Reader:
         self.is_cut = False
 
     def fields(self, start: int, end: int) -> tuple[list[Field], int]:
-        """The headers that begin at ``start``, and where the body begins."""
+        """Return the headers that begin at ``start``, and the position of the body."""
         lines: list[tuple[str, list[bytes]]] = []
         at, limit = start, min(end, start + _HEADER_OCTETS)
         for _number in range(_HEADER_LINES):
@@ -103,7 +103,7 @@ class _Reader:
             elif named:
                 lines.append((named[1].decode("ascii"), [named[2]]))
             elif (at > start or not line.startswith(b"From ")) and not (found and found.end() == limit < end):
-                return _unfolded(lines), at  # no blank line: it is the body already
+                return _unfolded(lines), at  # no blank line: the body starts here
             at = found.end() if found else end
             if at >= limit:
                 break
@@ -114,7 +114,7 @@ class _Reader:
         return _unfolded(lines), blank.end() if blank else end
 
     def parts(self, start: int, end: int, *, depth: int, default: str) -> Iterator[Part]:
-        """The parts of what lies there, ``depth`` deep in the mail."""
+        """Yield the parts between ``start`` and ``end``, which are at nesting ``depth`` in the mail."""
         if self._parts <= 0:
             self.is_cut = True
             return
@@ -145,7 +145,7 @@ class _Reader:
         )
 
     def _between(self, boundary: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where the parts between these boundaries lie (RFC 2046 §5.1.1)."""
+        """Yield the positions of the parts between these boundaries (RFC 2046 §5.1.1)."""
         opened, at = -1, start
         mark = b"--" + boundary
         while boundary and (at := self._data.find(mark, at, end)) >= 0:
@@ -166,7 +166,10 @@ class _Reader:
             yield opened, end
 
     def _without_line_end(self, at: int) -> int:
-        """The line end before a boundary belongs to it."""
+        """Return where the part before the boundary at ``at`` ends.
+
+        The line end before a boundary belongs to the boundary.
+        """
         return at - (2 if self._data[at - 2 : at] == b"\r\n" else 1)
 
 
@@ -175,7 +178,7 @@ def _unfolded(lines: list[tuple[str, list[bytes]]]) -> list[Field]:
 
 
 def _boundary(content_type: bytes) -> bytes:
-    """The boundary in octets: it is compared, not read."""
+    """Return the boundary as octets, because it is compared and not displayed."""
     found = re.search(rb';\s*boundary\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]+)', content_type, re.I | re.S)
     if not found:
         return b""

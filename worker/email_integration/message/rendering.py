@@ -1,4 +1,4 @@
-"""Turn Django's ``EmailMessage`` into an envelope and finished bytes, once, in the caller."""
+"""Render Django's ``EmailMessage`` to an envelope and finished bytes, once, in the calling process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from email_integration.secrecy import with_secrets
 
 from . import assembly, attachments, limits
 
-#: Stands for a sender that was left open while a mail is rendered; nobody can have it (RFC 2606 §2).
+#: Placeholder for a sender that is left open during rendering. No real address can equal it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
 _MARK_LINE = f"From: {_MARK}\r\n".encode()
 
@@ -33,42 +33,42 @@ _FROM = re.compile(rb"^From:(?: (?!\r\n))?([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n",
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A mail as it will be sent.
+    """A mail in the form in which it is sent.
 
-    ``from_header`` is the one of the content, on one line: in ASCII (RFC 2047), unless a subclass writes UTF-8. It is
-    blank when the sender was left open.
+    ``from_header`` is the From header of the content, on one line. It is ASCII (RFC 2047), unless a subclass writes
+    UTF-8. It is blank when the sender was left open.
     """
 
     message_id: str
     from_header: str = field(repr=False)
-    #: Where in the content the From header belongs, in octets; None when it is there.
+    #: The position of the From header in the content, in octets; None when the content already contains it.
     from_at: int | None
-    #: The envelope's sender where it is not the address of the From header; '<>' for none.
+    #: The envelope sender when it differs from the address in From; '<>' for the null sender.
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
-    #: Headers and body, but for what is in ``large``.
+    #: Headers and body without the attachments in ``large``.
     frame: bytes = field(repr=False)
-    #: Large attachments, which are encoded when they are read: where in ``frame`` each belongs, and its octets.
+    #: Large attachments, which are encoded when they are read: the position of each in ``frame``, and its octets.
     large: tuple[tuple[int, bytes | bytearray | memoryview], ...] = field(default=(), repr=False)
 
     @property
     def content(self) -> bytes:
-        """Headers and body as a whole. Large ones are better read by ``blocks``."""
+        """Return headers and body as a whole. Use ``blocks`` for large mails."""
         return b"".join(self.blocks()) if self.large else self.frame
 
     @property
     def size(self) -> int:
-        """Octets of headers and body."""
+        """Return the number of octets of headers and body."""
         return len(self.frame) + sum(attachments.encoded_size(octets) for _at, octets in self.large)
 
     @property
     def eight_bit(self) -> bool:
-        """Whether an octet is beyond ASCII."""
+        """Return whether an octet is outside ASCII."""
         return not self.frame.isascii()
 
     @with_secrets
     def blocks(self) -> Generator[bytes, None, None]:
-        """Headers and body, piece by piece."""
+        """Yield headers and body piece by piece."""
         done = 0
         for at, octets in self.large:
             yield self.frame[done:at]
@@ -81,16 +81,17 @@ class Rendered:
 def render(
     message: EmailMessage, *, default_from_is_open: bool = False, envelope_sender: str | None = None
 ) -> Rendered:
-    """Render ``message``; Message-ID and Date are fixed from here on, Bcc is in the envelope alone.
+    """Render ``message``. This fixes its Message-ID and Date. Bcc is only in the envelope.
 
-    A ``from_email`` that is empty leaves the sender open: the active configuration's is filled in when the mail is
-    sent. With ``default_from_is_open`` that also goes for one equal to DEFAULT_FROM_EMAIL, which is what Django's own
-    functions put in when none was given. A From header of its own wins over ``from_email``, which then is the
-    envelope's sender alone. ``envelope_sender`` is that of ``MailOptions``. Raises ``InvalidMail``.
+    An empty ``from_email`` leaves the sender open: the sender of the active configuration is inserted when the mail is
+    sent. With ``default_from_is_open`` the same happens when ``from_email`` equals DEFAULT_FROM_EMAIL, because Django's
+    own functions insert that when the caller gives no sender. If the message sets a From header, that header takes
+    precedence, and ``from_email`` is only the envelope sender. ``envelope_sender`` is the option of ``MailOptions``.
+    Raises ``InvalidMail``.
     """
     try:
         return _render(message, default_from_is_open=default_from_is_open, envelope_sender=envelope_sender)
-    except Exception as error:  # Django builds with whatever it was given, and a subclass may do anything
+    except Exception as error:  # Django accepts any objects, and a subclass may raise anything
         raise refusal("The mail cannot be rendered", error) from error
 
 
@@ -102,17 +103,17 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
     recipients = _recipients(message)
     sender = "" if left_open else _address("from_email", message.from_email)
     if own_header and left_open and not _bare(str(own_header)):
-        # Django has any text there, and DEFAULT_FROM_EMAIL in the envelope.
+        # Django accepts any text there, and uses DEFAULT_FROM_EMAIL in the envelope.
         sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
     message, held_back = attachments.hold_back(message)
     content, message_id, from_open = _written(message, given, left_open=left_open)
     if b"\0" in content:
-        raise InvalidMail("The mail holds a NUL where none can be encoded; take it out.")
-    # Not from the message: from Django 6 on, that gives the text without its encoding.
+        raise InvalidMail("The mail contains a NUL in a place that cannot encode it; remove it.")
+    # The message itself is not used: from Django 6 on it gives the text without its encoding.
     found = None if from_open else _FROM.search(content, 0, content.index(b"\r\n\r\n") + 2)
     from_header = one_line(found[1].decode("utf-8", "replace")) if found else ""
     if envelope_sender is None:
-        # Equal also where Django has made of a local part beyond ASCII what is no address any more.
+        # They are also equal when Django changed a local part outside ASCII so that it is no longer an address.
         envelope_sender = "" if sender == _bare(from_header) else sender
     from_at = None
     if from_open:
@@ -131,9 +132,9 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
 
 
 def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[bytes, str, bool]:
-    """Return the octets, the Message-ID, and whether they have the mark of a sender that was left open."""
+    """Return the octets, the Message-ID, and whether the octets contain the placeholder of an open sender."""
     draft = None
-    # What Django makes of a default sender that is not in plain ASCII, it has to show itself.
+    # Only Django itself shows how it renders a default sender that is not plain ASCII.
     is_plain = given.isascii() and given.isprintable() and "=?" not in given
     if not left_open or not given or (is_plain and _bare(given)):
         draft = assembly.draft(message, _MARK if left_open else given)
@@ -151,26 +152,26 @@ def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[byt
 
 
 def _built(message: EmailMessage, given: str, *, left_open: bool) -> tuple[Message[Any, Any], bool]:
-    """Return what Django makes of it, and whether it has the mark."""
+    """Return the message as Django builds it, and whether it contains the placeholder."""
     mime = _mime(message)
     limits.check_built(mime)
     _encode_nul(mime)
     _name(mime, message)
-    # A subclass may have put in another one.
+    # A subclass may have set another From header.
     own_header = message.extra_headers.get("From")
     from_open = left_open and not own_header and _bare(one_line(mime["From"] or "")) in ("", _bare(given))
     if from_open:
         _mark_from(mime)
-    del mime["Bcc"]  # a subclass that sets it as a header must not show it to all recipients
+    del mime["Bcc"]  # a subclass that sets Bcc as a header must not show it
     return mime, from_open
 
 
-#: Many mails have the same one.
+#: Many mails have the same sender.
 _sender = functools.lru_cache(maxsize=64)(envelope_address)
 
 
 def _bare(from_header: str) -> str:
-    """The address in a From header; '' when there is none."""
+    """Return the address in a From header; '' when there is none."""
     try:
         return _sender(from_header)
     except InvalidMail:
@@ -178,22 +179,25 @@ def _bare(from_header: str) -> str:
 
 
 def _name(mime: Message[Any, Any], message: EmailMessage) -> None:
-    """Give it a Message-ID of the project's own domain, if there is one and the mail has none of its own."""
+    """Set a Message-ID in the domain MESSAGE_ID_DOMAIN, if it is set and the message does not set a Message-ID."""
     domain = conf.get("MESSAGE_ID_DOMAIN")
     own = any(name.lower() == "message-id" for name in message.extra_headers)
-    if not one_line(mime["Message-ID"] or ""):  # a class that builds the message itself may leave it out, or blank
+    if not one_line(mime["Message-ID"] or ""):  # a class that builds the message may omit it
         del mime["Message-ID"]
         mime["Message-ID"] = make_msgid(domain=domain or str(DNS_NAME))
     elif domain and not own:
         mime.replace_header("Message-ID", make_msgid(domain=domain))
 
 
-#: Transfer encodings that a NUL is written in.
+#: Transfer encodings that can represent a NUL.
 _ENCODED = frozenset({"base64", "quoted-printable"})
 
 
 def _encode_nul(mime: Message[Any, Any]) -> None:
-    """Encode the parts that hold a NUL, which none may in the clear (RFC 2045 §2.7, §2.8); not below a signature."""
+    """Encode the parts that contain a NUL, which no unencoded part may contain (RFC 2045 §2.7, §2.8).
+
+    A signed mail stays unchanged.
+    """
     parts = list(mime.walk())
     if any(part.get_content_type() == "multipart/signed" for part in parts):
         return
@@ -208,7 +212,7 @@ def _encode_nul(mime: Message[Any, Any]) -> None:
 
 
 def _mark_from(mime: Message[Any, Any]) -> None:
-    """Have From in the place that Django gives it, to be found again in the octets."""
+    """Put the placeholder into From, where Django writes that header, so it can be found in the octets."""
     if "From" in mime:
         mime.replace_header("From", _MARK)
     else:
@@ -225,7 +229,7 @@ def _recipients(message: EmailMessage) -> tuple[str, ...]:
 
 def _address(argument: str, text: Any) -> str:
     if argument == "bcc" and isinstance(text, str):
-        text = text.strip(" \t\r\n")  # as it is read from a file: no header has it
+        text = text.strip(" \t\r\n")  # text from a file may have blanks; bcc is in no header
     try:
         return mail_address(text)
     except InvalidMail as error:
@@ -233,11 +237,11 @@ def _address(argument: str, text: Any) -> str:
 
 
 def from_line(from_header: str) -> bytes:
-    """The line for a content whose sender was left open; ``from_header`` is what ``from_header_of`` gives.
+    """Return the From line for a content whose sender was left open. ``from_header`` comes from ``from_header_of``.
 
-    Raises ``InvalidMail`` for anything but one header in ASCII.
+    Raises ``InvalidMail`` unless the result is exactly one header in ASCII.
     """
-    # A long one begins on the next line; from Django 6 on, there is no blank before it.
+    # A long value starts on the next line. From Django 6 on, there is no space before it.
     blank = "" if from_header.startswith((" ", "\r\n")) else " "
     line = f"From:{blank}{from_header}\r\n".encode()
     if not (line.isascii() and _FROM.fullmatch(line)):
@@ -247,9 +251,9 @@ def from_line(from_header: str) -> bytes:
 
 @functools.lru_cache(maxsize=32)
 def from_header_of(from_email: str) -> str:
-    """Return ``from_email`` as a header value in ASCII (RFC 2047), folded, by Django's own rendering.
+    """Return ``from_email`` as a folded header value in ASCII (RFC 2047), as Django renders it.
 
-    Raises ``InvalidMail`` when it holds no address.
+    Raises ``InvalidMail`` when it contains no address.
     """
     rendered = render(EmailMessage(from_email=from_email, to=["postmaster@localhost"]))
     found = _FROM.search(rendered.content)
@@ -259,11 +263,12 @@ def from_header_of(from_email: str) -> str:
 
 
 if django.VERSION >= (6, 0):
-    #: The headers of a mail within this one stay as they are, signatures over them too: folding takes very long.
+    #: The headers of a mail inside this one stay unchanged, and so do signatures over them. Folding would take very
+    #: long.
     _AS_GIVEN = email.policy.SMTP.clone(refold_source="none")
 
     def _mime(message: EmailMessage) -> Message[Any, Any]:
-        # A subclass that was written for Django 5 takes no policy.
+        # A subclass that was written for Django 5 accepts no policy.
         if _takes_policy(type(message).message):
             return message.message(policy=_AS_GIVEN)
         return message.message()
@@ -274,7 +279,7 @@ if django.VERSION >= (6, 0):
         return any(one.name == "policy" or one.kind is one.VAR_KEYWORD for one in parameters)
 
     def _bytes(mime: Message[Any, Any]) -> bytes:
-        # Built without that policy, the lines end in LF alone.
+        # Without that policy, the lines end in a single LF.
         return re.sub(rb"\r?\n|\r", b"\r\n", mime.as_bytes())
 
 else:

@@ -1,4 +1,4 @@
-"""Sealing contents anew under the newest of SMTP_PASSWORD_KEYS, so that an old one can be given up."""
+"""Encrypt contents again with the newest of SMTP_PASSWORD_KEYS, so an old key can be removed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from email_integration.secrecy import with_secrets
 
 from . import content, encryption
 
-#: How many rows are asked at a time how they are sealed.
+#: Rows whose seals one query reads.
 BATCH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resealed:
-    """How many contents were sealed anew, were sealed with the newest key already, and could not be sealed anew."""
+    """The number of contents that were encrypted again, that already use the newest key, and that could not be read."""
 
     rotated: int
     current: int
@@ -31,11 +31,11 @@ class Resealed:
 
 @with_secrets
 def reseal() -> Resealed:
-    """Seal all contents that have another key than the newest with that one; those that no key opens are left alone.
+    """Encrypt all contents that use an older key with the newest key. Contents that no key decrypts stay unchanged.
 
-    Each is done in a transaction of its own, and one in a file gets a new file. What is not sealed stays so. A mail
-    that is sent meanwhile is sent as it was read, while both keys are configured; one whose file has just gone is tried
-    again. Raises ``ImproperlyConfigured`` without usable keys.
+    Each content has its own transaction, and a content in a file gets a new file. An unencrypted content stays
+    unencrypted. While both keys are configured, a mail that is being sent uses the content that was read; if its file
+    was removed, the mail is tried again. Raises ``ImproperlyConfigured`` without usable keys.
     """
     newest = encryption.newest_key_id()
     rows = Delivery.objects.filter(has_content=True).exclude(content_seal="").order_by("pk")
@@ -44,13 +44,13 @@ def reseal() -> Resealed:
     while seals := list(rows.filter(pk__gt=last).values_list("pk", "content_seal")[:BATCH]):
         for pk, seal in seals:
             found["current" if encryption.key_id(seal) == newest else _resealed(pk)] += 1
-        last = seals[-1][0]  # as the database orders them
+        last = seals[-1][0]  # in the order of the database
     return Resealed(rotated=found["rotated"], current=found["current"], unreadable=found["unreadable"])
 
 
 @with_secrets
 def _resealed(pk: str) -> str:
-    """Seal one content anew; return what came of it, '' when there is none any more."""
+    """Encrypt one content again. Return the key to count it under, or '' when the content no longer exists."""
     rows = Delivery.objects.filter(pk=pk)
     with transaction.atomic(using=rows.db):
         delivery = rows.select_for_update().first()
@@ -68,7 +68,7 @@ def _resealed(pk: str) -> str:
         if delivery.content_file:
             changes = {"content_seal": seal, "content_file": content.save_file(sealed)}
             if not changes["content_file"]:
-                return "unreadable"  # the storage takes none now
+                return "unreadable"  # the storage refuses files now
         try:
             rows.update(**changes)
         except Exception:
@@ -76,5 +76,5 @@ def _resealed(pk: str) -> str:
             raise
         if delivery.content_file:
             forget = functools.partial(content.remove_file, delivery.content_file)
-            after_commit("delete a content", forget, using=rows.db)
+            after_commit("delete stored content", forget, using=rows.db)
     return "rotated"

@@ -1,5 +1,5 @@
-"""Metrics for Prometheus: what each worker counts, and what the ledger knows. Off unless a setting asks for them.
+"""Metrics for Prometheus: the counters of each worker, and the state of the ledger. Off unless a setting enables them.
 
-The only package that imports ``prometheus_client``, and only once something is to be measured: where it is not
-installed, everything else works.
+This is the only package that imports ``prometheus_client``, and it does so only when something is to be measured. If it
+is not installed, everything else works.
 """

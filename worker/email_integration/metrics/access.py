@@ -1,4 +1,4 @@
-"""Whether metrics can be had at all, and by whom."""
+"""Access to metrics: whether they are available, and who may read them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from django.utils.crypto import constant_time_compare
 
 from email_integration import conf
 
-MISSING = "prometheus_client is not installed: pip install 'celery-mail-dispatch[metrics]'"
+MISSING = "prometheus_client is not installed; run pip install 'celery-mail-dispatch[metrics]'"
 
 
 def is_installed() -> bool:
-    """Whether there is a ``prometheus_client``; does not import it."""
+    """Return whether ``prometheus_client`` is installed, without importing it."""
     return importlib.util.find_spec("prometheus_client") is not None
 
 
 def is_allowed(authorization: str) -> bool:
-    """Whether a header ``Authorization`` carries METRICS_TOKEN (RFC 6750 §2.1), compared in constant time.
+    """Return whether an ``Authorization`` header carries METRICS_TOKEN (RFC 6750 §2.1), compared in constant time.
 
-    Nobody is allowed while there is no token.
+    Without a token, access is always denied.
     """
     token = conf.get("METRICS_TOKEN")
     scheme, _, given = authorization.partition(" ")

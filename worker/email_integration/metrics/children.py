@@ -1,4 +1,4 @@
-"""The files in which the processes of one worker keep their metrics, and what becomes of those of the dead."""
+"""The files in which the processes of one worker keep their metrics, and merging those of dead processes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-#: Stands in a file's name for all processes that are gone.
+#: Replaces the process id in the name of the file for dead processes.
 _GONE = "gone"
 
 
 class Children(Collector):
-    """The metrics of all processes that keep theirs in ``folder``.
+    """The metrics of all processes that keep them in ``folder``.
 
-    When ``is_ours``, nobody else uses it: what processes counted that are gone is added up in one file for each kind,
-    lest there be more with every process that is replaced, and what they held is forgotten.
+    ``is_ours`` means that no other program uses the folder. Then the counts of dead processes are added up in one file
+    for each kind, so that the number of files does not grow with each replaced process; their gauges are dropped.
     """
 
     def __init__(self, folder: Path, *, is_ours: bool) -> None:
         self._folder = folder
         self._is_ours = is_ours
-        # Of two who ask, none may read while the other adds up.
+        # If two requests come at once, one must not read while the other adds up.
         self._lock = threading.Lock()
         self._files = MultiProcessCollector(None, str(folder))
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of now."""
+        """Return the current metrics."""
         with self._lock:
             if self._is_ours:
                 self._bury()
@@ -50,7 +50,7 @@ class Children(Collector):
 
 def _lives(pid: int) -> bool:
     if os.name == "nt":
-        return True  # there, signal 0 is Ctrl-C
+        return True  # on Windows, signal 0 is Ctrl-C
     with contextlib.suppress(PermissionError):
         try:
             os.kill(pid, 0)

@@ -1,6 +1,6 @@
-"""What one worker counts, in metrics that its processes share.
+"""The counters of one worker, in metrics that its processes share.
 
-Importing this imports ``prometheus_client``, which decides then whether metrics are shared between processes.
+Importing this module imports ``prometheus_client``, which then decides whether metrics are shared between processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Callable[..., None])
 
-#: Seconds. A mail should wait for a worker for less than one, and may wait for hours.
+#: Buckets in seconds. A mail should wait for a worker for less than one second, and may wait for hours.
 _QUEUEING = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400)
 _DIALOGUE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 
@@ -33,69 +33,76 @@ _OUTCOMES = {Accepted: "accepted", Deferred: "deferred", Failed: "failed", InDou
 
 
 def _harmless(method: M) -> M:
-    """A metric that cannot be kept, for want of space perhaps, is no reason to disturb a mail."""
+    """Return ``method`` so that it logs its errors.
+
+    A metric that cannot be kept, such as on a full disk, must not disturb a mail.
+    """
 
     @functools.wraps(method)
     def kept(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
         except Exception as error:
-            logger.warning("A metric could not be kept (%s).", type(error).__name__)
+            logger.warning("A metric could not be recorded (%s).", type(error).__name__)
 
     return cast("M", kept)
 
 
 class Counters(Observer):
-    """Counts what it observes. ``_last`` is the configuration of the attempt before, to see a switch."""
+    """An observer that counts. ``_last`` is the configuration of the previous attempt, to detect a switch."""
 
     def __init__(self) -> None:
         def build_metric(
             kind: Callable[..., Any], name: str, text: str, names: tuple[str, ...] = (), **how: Any
         ) -> Any:
-            # A registry of no use: the metrics of all processes are read from files.
+            # This registry is never read: the metrics of all processes are read from files.
             return kind(f"email_integration_{name}", text, names, registry=_nowhere, **how)
 
         _nowhere = CollectorRegistry()
         self._names = labels.Names()
         self._last: tuple[str, str] | None = None
         self._attempts = build_metric(
-            Counter, "attempts", "Attempts that were recorded.", ("outcome", "reason", "configuration", "priority")
+            Counter, "attempts", "Recorded attempts.", ("outcome", "reason", "configuration", "priority")
         )
         self._finished = build_metric(
-            Counter, "finished", "Deliveries that came to their end here.", ("status", "configuration", "priority")
+            Counter, "finished", "Deliveries that this worker finished.", ("status", "configuration", "priority")
         )
         self._queueing = build_metric(
-            Histogram, "queueing_seconds", "From when a mail was due to its attempt.", ("priority",), buckets=_QUEUEING
+            Histogram,
+            "queueing_seconds",
+            "Seconds from the time at which a mail was due to its attempt.",
+            ("priority",),
+            buckets=_QUEUEING,
         )
         self._connecting = build_metric(
             Histogram,
             "connecting_seconds",
-            "Opening an SMTP session, with all its tries.",
+            "Seconds to open an SMTP session, with all tries.",
             ("configuration", "succeeded"),
             buckets=_DIALOGUE,
         )
         self._transaction = build_metric(
             Histogram,
             "transaction_seconds",
-            "From MAIL to the reply after the final dot.",
+            "Seconds from MAIL to the reply to the final dot.",
             ("configuration",),
             buckets=_DIALOGUE,
         )
-        self._sweep = build_metric(Histogram, "sweep_seconds", "Sweeps.", buckets=_DIALOGUE)
+        self._sweep = build_metric(Histogram, "sweep_seconds", "Seconds that a sweep takes.", buckets=_DIALOGUE)
         self._woken = build_metric(Counter, "woken", "Queues that sweeps woke.")
         self._sessions = build_metric(Gauge, "sessions", "SMTP sessions.", ("state",), multiprocess_mode="livesum")
         self._switches = build_metric(
-            Counter, "configuration_switches", "How often a process began to send by another configuration."
+            Counter, "configuration_switches", "How often a process changed to another configuration."
         )
 
     def connect(self) -> None:
-        """Count the ends of deliveries too, by the app's signals."""
+        """Also count the ends of deliveries, with the app's signals."""
         for signal in (signals.delivery_accepted, signals.delivery_failed, signals.delivery_expired):
             signal.connect(self.ended, sender=Delivery, weak=False, dispatch_uid="email_integration.metrics")
 
     @_harmless
     def ended(self, delivery: Delivery, **kwargs: Any) -> None:
-        """A delivery has come to its end; receiver of the app's signals."""
+        """Count a finished delivery. Receiver of the app's signals."""
         self._finished.labels(
             status=delivery.status,
             configuration=self._names(delivery.smtp_config),

@@ -1,6 +1,6 @@
-"""Serves what the processes of one worker count, from its main process, on WORKER_METRICS_PORT.
+"""Serve the counters of one worker's processes, from its main process, on WORKER_METRICS_PORT.
 
-Nothing here keeps a worker from working: what goes wrong is logged, and there are no metrics then.
+No failure here stops a worker. Failures are logged, and there are no metrics then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Where ``prometheus_client`` looks, when it is imported, for the folder that processes share.
+#: The environment variable that ``prometheus_client`` reads on import, for the folder that processes share.
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -37,11 +37,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """A scrape is no news."""
+        """Log nothing for a scrape."""
 
 
 class Exporter:
-    """The metrics of one worker. ``_folder`` is there once they are kept, ``_server`` once they are served."""
+    """The metrics of one worker. ``_folder`` is set while they are kept, ``_server`` while they are served."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -49,16 +49,16 @@ class Exporter:
         self._server: _Server | None = None
 
     def begin(self) -> None:
-        """Have this process, and those that will be forked from it, count; if a setting asks for that."""
+        """Start counting in this process and in its forked children, if a setting enables it."""
         if not conf.get("WORKER_METRICS_PORT"):
             return
         if not access.is_installed():
-            logger.warning("No metrics are kept: %s", access.MISSING)
+            logger.warning("No metrics are recorded: %s", access.MISSING)
             return
         try:
             self._begin()
         except Exception as error:
-            logger.error("No metrics are kept (%s: %s).", type(error).__name__, error)
+            logger.error("No metrics are recorded (%s: %s).", type(error).__name__, error)
 
     def _begin(self) -> None:
         if _FOLDER in os.environ:
@@ -68,10 +68,10 @@ class Exporter:
             self._folder = Path(tempfile.mkdtemp(prefix="email-integration-metrics-"))
             self._is_ours = True
             os.environ[_FOLDER] = str(self._folder)
-        from prometheus_client import values  # only now: see _FOLDER
+        from prometheus_client import values  # not earlier, see _FOLDER
 
         if not getattr(values.ValueClass, "_multiprocess", False):
-            # It was imported before: 'celery' imports the commands of Flower where that is installed.
+            # It was imported before: 'celery' imports the commands of Flower if that is installed.
             values.ValueClass = values.get_value_class()
         from .counters import Counters
 
@@ -80,7 +80,7 @@ class Exporter:
         instrumentation.add(counters)
 
     def serve(self) -> None:
-        """Answer Prometheus, once the worker's processes are there."""
+        """Serve the metrics to Prometheus. Call it after the worker's processes have started."""
         if self._folder is None or self._server is not None:
             return
         address = (conf.get("WORKER_METRICS_HOST"), conf.get("WORKER_METRICS_PORT"))
@@ -89,13 +89,13 @@ class Exporter:
         except OSError as error:
             logger.error("The metrics cannot be served on %s:%d (%s).", *address, error.strerror)
             return
-        # A process that is forked later must not keep the port.
+        # A process that is forked later must not keep the port open.
         after_fork_in_child(self._server.socket.close)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         logger.info("Metrics for Prometheus are served on %s:%d.", *address)
 
     def end(self) -> None:
-        """Have done with it."""
+        """Stop serving, and remove the folder if it was created here."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -1,4 +1,4 @@
-"""What a metric is told apart by: always one of few words, for each is a time series that is kept for months."""
+"""The labels of metrics. Each has few values, because every value is a time series that is kept for months."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from email_integration.models import Priority
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Outcome
 
-#: What stands for everything beyond the bounds.
+#: Replaces every value outside the limits.
 OTHER = "other"
 
-#: So many configurations have a name of their own in one process.
+#: Limit on the configurations with a separate name in one process.
 CONFIGURATIONS = 50
 
-#: The reason of what was accepted.
+#: The reason of an accepted mail.
 ACCEPTED = "accepted"
 
 REASONS = frozenset((*(cause.value for cause in Cause), ACCEPTED))
@@ -21,26 +21,26 @@ PRIORITIES = frozenset((*Priority.values, OTHER))
 
 
 def reason(outcome: Outcome) -> str:
-    """The class of an outcome's reason, one of ``REASONS``: its cause, or that it was accepted."""
+    """Return the reason of an outcome, one of ``REASONS``: its cause, or that it was accepted."""
     return str(outcome.cause) or ACCEPTED
 
 
 def priority(name: str) -> str:
-    """One of ``PRIORITIES``, whatever somebody has made of it in the database."""
+    """Return one of ``PRIORITIES``, even if the value was damaged in the database."""
     return name if name in PRIORITIES else OTHER
 
 
 class Names:
-    """The names of configurations, of which only so many are kept apart.
+    """The names of configurations, up to a limit.
 
-    ``_known``, which only grows, is all its state: at worst two threads let one more in.
+    ``_known`` only grows and is the only state. At worst, two threads exceed the limit by one.
     """
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
     def __call__(self, name: str) -> str:
-        """The name, or ``OTHER`` once there are too many; 'none' for none."""
+        """Return the name; ``OTHER`` above the limit; 'none' for an empty name."""
         if name not in self._known:
             if len(self._known) >= CONFIGURATIONS:
                 return OTHER

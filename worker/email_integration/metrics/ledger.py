@@ -1,4 +1,4 @@
-"""What the ledger knows, asked anew at each scrape. Only what is not finished is counted: workers count the rest."""
+"""Metrics of the ledger, queried at each scrape. Only unfinished deliveries are counted; workers count the rest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from email_integration.queue.waiting import Backlog, backlog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-#: Shown when there are none of them, too: an alarm needs a metric to compare.
+#: Statuses that are shown even without deliveries, because an alarm needs a metric to compare.
 _ALWAYS = (Status.QUEUED, Status.SENDING, Status.DEFERRED)
 
 
 def exposition() -> bytes:
-    """The page for Prometheus. Raises ``DatabaseError``; without the cache, one metric is missing."""
+    """Return the page for Prometheus. Raises ``DatabaseError``. Without the cache, one metric is missing."""
     registry = CollectorRegistry()
     registry.register(_Ledger())
     return generate_latest(registry)
@@ -31,23 +31,23 @@ class _Ledger(Collector):
     def collect(self) -> Iterable[Metric]:
         known = backlog()
         yield _unfinished(known)
-        yield _by_priority(
-            "oldest_due_seconds", "For how long the oldest mail that is due has been due.", known.oldest_due
-        )
+        yield _by_priority("oldest_due_seconds", "Seconds since the oldest due mail became due.", known.oldest_due)
         yield _by_priority(
             "oldest_deferred_seconds",
-            "Since when the oldest mail that was put off has been there.",
+            "Seconds since the oldest deferred mail was submitted.",
             known.oldest_deferred,
         )
-        yield _gauge("in_doubt_held", "Mails in doubt that wait for a person.", known.held)
+        yield _gauge("in_doubt_held", "Mails in doubt that are held until a person decides.", known.held)
         breakers = CircuitBreaker.objects.count()
-        yield _gauge("breakers_open", "Open circuit breakers of servers at fault.", breakers)
+        yield _gauge("breakers_open", "Open circuit breakers.", breakers)
         paused = SendingPause.current() is not None
         yield _gauge("paused", "1 while sending is paused.", paused)
-        yield InfoMetricFamily("email_integration_configuration", "What mail goes by.", value={"name": _name()})
+        yield InfoMetricFamily(
+            "email_integration_configuration", "The configuration that sends mail.", value={"name": _name()}
+        )
         since = _since_sweep()
         if since is not None:
-            yield _gauge("since_sweep_seconds", "Since the last sweep, by any worker.", since)
+            yield _gauge("since_sweep_seconds", "Seconds since the last sweep of any worker.", since)
 
 
 def _unfinished(known: Backlog) -> Metric:
@@ -77,9 +77,9 @@ def _name() -> str:
 
 
 def _since_sweep() -> float | None:
-    """None while the cache is out of reach, and when there was no sweep yet."""
+    """Return the seconds since the last sweep; None when the cache is unreachable or there was no sweep yet."""
     try:
         heartbeat = sweeper.last_heartbeat()
-    except Exception:  # every cache backend has exceptions of its own
+    except Exception:  # each cache backend has its own errors
         return None
     return None if heartbeat is None else max(0.0, time.time() - heartbeat)

@@ -74,7 +74,7 @@ class Migration(migrations.Migration):
                 ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ("smtp_config", models.CharField(max_length=100, verbose_name="SMTP configuration")),
                 ("host", models.CharField(max_length=255, verbose_name="host")),
-                ("opened_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="at fault since")),
+                ("opened_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="open since")),
                 ("failures", models.PositiveIntegerField(default=1, verbose_name="failures")),
                 ("probe_at", models.DateTimeField(verbose_name="next try")),
                 ("code", models.PositiveSmallIntegerField(null=True, verbose_name="code")),
@@ -82,8 +82,8 @@ class Migration(migrations.Migration):
                 ("reason", models.CharField(max_length=255, verbose_name="reason")),
             ],
             options={
-                "verbose_name": "relay at fault",
-                "verbose_name_plural": "relays at fault",
+                "verbose_name": "open circuit breaker",
+                "verbose_name_plural": "open circuit breakers",
                 "default_permissions": (),
             },
         ),
@@ -98,7 +98,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         choices=[
                             ("full", "as offered"),
-                            ("groups", "not along with the end of a mail"),
+                            ("groups", "within one mail only"),
                             ("none", "off"),
                         ],
                         default="full",
@@ -180,7 +180,7 @@ class Migration(migrations.Migration):
                     "in_doubt_policy",
                     models.CharField(
                         blank=True,
-                        choices=[("resend", "send it again"), ("hold", "hold it for a person")],
+                        choices=[("resend", "send it again"), ("hold", "hold it until a person decides")],
                         max_length=6,
                         verbose_name="when in doubt",
                     ),
@@ -406,7 +406,7 @@ class Migration(migrations.Migration):
                     "username",
                     models.CharField(
                         blank=True,
-                        help_text="Without a password, or OAuth, mail is sent without logging in.",
+                        help_text="Without a password or OAuth, mail is sent without a login.",
                         max_length=255,
                         validators=[email_integration.validators.validate_username],
                         verbose_name="username",
@@ -430,7 +430,7 @@ class Migration(migrations.Migration):
                             ("jwt_bearer", "service account"),
                         ],
                         default="client_credentials",
-                        help_text="Client credentials let an app in, a refresh token lets it act for one person, a service account for everybody in its organization.",
+                        help_text="With client credentials an app logs in as itself. A refresh token lets it act for one person, a service account for every person in its organization.",
                         max_length=20,
                         verbose_name="grant",
                     ),
@@ -448,7 +448,7 @@ class Migration(migrations.Migration):
                     "oauth_authorization_endpoint",
                     models.CharField(
                         blank=True,
-                        help_text="Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known.",
+                        help_text="The URL where the owner of the mailbox is asked for consent. Leave it blank for Google and Microsoft, whose URLs are known.",
                         max_length=500,
                         validators=[email_integration.validators.validate_endpoint],
                         verbose_name="authorization endpoint",
@@ -460,9 +460,9 @@ class Migration(migrations.Migration):
                     "oauth_secret_ends",
                     models.DateField(
                         blank=True,
-                        help_text="You will be warned before it expires. The end of a certificate is known and need not be entered.",
+                        help_text="You will be warned before it expires. The expiry of a certificate is known and need not be entered.",
                         null=True,
-                        verbose_name="client secret ends on",
+                        verbose_name="client secret expires on",
                     ),
                 ),
                 (
@@ -481,7 +481,7 @@ class Migration(migrations.Migration):
                     "ca_certificates",
                     models.TextField(
                         blank=True,
-                        help_text="Certificates in PEM format. Only they are trusted for this server; blank trusts the system's.",
+                        help_text="Certificates in PEM format. Only these are trusted for this server. Blank: the system's are trusted.",
                         validators=[email_integration.validators.validate_certificates],
                         verbose_name="certificate authority",
                     ),
@@ -490,7 +490,7 @@ class Migration(migrations.Migration):
                     "ehlo_name",
                     models.CharField(
                         blank=True,
-                        help_text="What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address in brackets. Blank means the name of this machine, else its address.",
+                        help_text="The name of this machine in EHLO: a full domain name, such as mail.example.com, or an address in brackets. Blank: the name of this machine, or its address if it has no full name.",
                         max_length=255,
                         validators=[email_integration.validators.validate_ehlo_name],
                         verbose_name="EHLO name",
@@ -499,7 +499,7 @@ class Migration(migrations.Migration):
                 (
                     "from_email",
                     models.CharField(
-                        help_text="The sender of mail that names none: an address, or a name and the address in angle brackets.",
+                        help_text="The sender of mail without one: an address, or a name and the address in angle brackets.",
                         max_length=320,
                         validators=[email_integration.validators.validate_sender],
                         verbose_name="from email",
@@ -522,7 +522,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         choices=[("automatic", "automatic"), ("off", "off")],
                         default="automatic",
-                        help_text="Several commands at once, where the server offers it. A server that breaks then is found out.",
+                        help_text="Automatic: several commands are sent at once if the server offers it. Servers that fail then are detected.",
                         max_length=10,
                         verbose_name="pipelining",
                     ),
@@ -531,7 +531,7 @@ class Migration(migrations.Migration):
                     "max_recipients",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the server takes.",
+                        help_text="Maximum number of recipients in one transaction; the others get the mail in the next one. Blank: as many as the server accepts.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="recipients at a time",
@@ -541,7 +541,7 @@ class Migration(migrations.Migration):
                     "max_connections",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="So many connections to the server each worker process has open at most. Blank: as many as the setting SESSIONS says.",
+                        help_text="Maximum number of open connections to the server for each worker process. Blank: the value of the setting SESSIONS.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="connections at a time",
@@ -607,7 +607,7 @@ class Migration(migrations.Migration):
                     "username",
                     models.CharField(
                         blank=True,
-                        help_text="Without a password, or OAuth, mail is sent without logging in.",
+                        help_text="Without a password or OAuth, mail is sent without a login.",
                         max_length=255,
                         validators=[email_integration.validators.validate_username],
                         verbose_name="username",
@@ -631,7 +631,7 @@ class Migration(migrations.Migration):
                             ("jwt_bearer", "service account"),
                         ],
                         default="client_credentials",
-                        help_text="Client credentials let an app in, a refresh token lets it act for one person, a service account for everybody in its organization.",
+                        help_text="With client credentials an app logs in as itself. A refresh token lets it act for one person, a service account for every person in its organization.",
                         max_length=20,
                         verbose_name="grant",
                     ),
@@ -649,7 +649,7 @@ class Migration(migrations.Migration):
                     "oauth_authorization_endpoint",
                     models.CharField(
                         blank=True,
-                        help_text="Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known.",
+                        help_text="The URL where the owner of the mailbox is asked for consent. Leave it blank for Google and Microsoft, whose URLs are known.",
                         max_length=500,
                         validators=[email_integration.validators.validate_endpoint],
                         verbose_name="authorization endpoint",
@@ -661,9 +661,9 @@ class Migration(migrations.Migration):
                     "oauth_secret_ends",
                     models.DateField(
                         blank=True,
-                        help_text="You will be warned before it expires. The end of a certificate is known and need not be entered.",
+                        help_text="You will be warned before it expires. The expiry of a certificate is known and need not be entered.",
                         null=True,
-                        verbose_name="client secret ends on",
+                        verbose_name="client secret expires on",
                     ),
                 ),
                 (
@@ -706,7 +706,7 @@ class Migration(migrations.Migration):
                     "ca_certificates",
                     models.TextField(
                         blank=True,
-                        help_text="Certificates in PEM format. Only they are trusted for this server; blank trusts the system's.",
+                        help_text="Certificates in PEM format. Only these are trusted for this server. Blank: the system's are trusted.",
                         validators=[email_integration.validators.validate_certificates],
                         verbose_name="certificate authority",
                     ),
@@ -715,7 +715,7 @@ class Migration(migrations.Migration):
                     "ehlo_name",
                     models.CharField(
                         blank=True,
-                        help_text="What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address in brackets. Blank means the name of this machine, else its address.",
+                        help_text="The name of this machine in EHLO: a full domain name, such as mail.example.com, or an address in brackets. Blank: the name of this machine, or its address if it has no full name.",
                         max_length=255,
                         validators=[email_integration.validators.validate_ehlo_name],
                         verbose_name="EHLO name",
@@ -724,7 +724,7 @@ class Migration(migrations.Migration):
                 (
                     "from_email",
                     models.CharField(
-                        help_text="The sender of mail that names none: an address, or a name and the address in angle brackets.",
+                        help_text="The sender of mail without one: an address, or a name and the address in angle brackets.",
                         max_length=320,
                         validators=[email_integration.validators.validate_sender],
                         verbose_name="from email",
@@ -747,7 +747,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         choices=[("automatic", "automatic"), ("off", "off")],
                         default="automatic",
-                        help_text="Several commands at once, where the server offers it. A server that breaks then is found out.",
+                        help_text="Automatic: several commands are sent at once if the server offers it. Servers that fail then are detected.",
                         max_length=10,
                         verbose_name="pipelining",
                     ),
@@ -756,7 +756,7 @@ class Migration(migrations.Migration):
                     "max_recipients",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the server takes.",
+                        help_text="Maximum number of recipients in one transaction; the others get the mail in the next one. Blank: as many as the server accepts.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="recipients at a time",
@@ -766,7 +766,7 @@ class Migration(migrations.Migration):
                     "max_connections",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="So many connections to the server each worker process has open at most. Blank: as many as the setting SESSIONS says.",
+                        help_text="Maximum number of open connections to the server for each worker process. Blank: the value of the setting SESSIONS.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="connections at a time",

@@ -1,5 +1,8 @@
-"""What is stored: SMTP configurations, deliveries and their attempts, circuit breakers of relays at fault, alerts,
-the pause, tokens of OAuth, what was learned of servers."""
+"""The stored data of the app.
+
+These are SMTP configurations, deliveries and their attempts, the open circuit breakers of relays, alerts, the pause,
+OAuth tokens, and the learned quirks of servers.
+"""
 
 from email_integration.outcomes.status import FINAL, Status
 

@@ -9,34 +9,35 @@ from .primary import PrimaryModel
 
 
 class Alert(PrimaryModel):
-    """There is a row while something is wrong, and until people were notified that it is over.
+    """A condition that is active, or whose end people are not notified of yet; the row is deleted afterwards.
 
-    ``email_integration.alerts`` makes, changes and deletes it.
+    ``email_integration.alerts`` creates, changes and deletes it.
     """
 
     class Kind(models.TextChoices):
-        """What can be wrong."""
+        """The kind of a condition."""
 
         LOGIN_REFUSED = "login_refused"
         RELAY_AT_FAULT = "relay_at_fault"
         QUEUE_LATE = "queue_late"
         IN_DOUBT = "in_doubt"
         QUARANTINED = "quarantined"
-        SECRET_ENDS = "secret_ends"  # noqa: S105  # a kind, no secret
+        SECRET_ENDS = "secret_ends"  # noqa: S105  # a kind, not a secret
 
     kind = models.CharField(max_length=20, choices=Kind)
-    # The name of the configuration, or the priority; blank where there is nothing to tell apart.
+    # The name of the configuration, or the priority; blank where there is only one condition of this kind.
     subject = models.CharField(max_length=100, blank=True)
     text = models.TextField()
     since = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True)
-    # Of the last notification.
+    # The time of the last notification.
     notified_at = models.DateTimeField(null=True)
-    # When a notification is due, for the first time or again; NULL when none is. Its process moves it on first.
+    # When a notification is due, for the first time or again; NULL when none is. The notifying process first moves it
+    # on.
     notify_at = models.DateTimeField(null=True)
-    # The channels that have yet to be notified: 'hook', 'mail', separated by a comma.
+    # The channels that are not notified yet: 'hook', 'mail', separated by a comma.
     pending_channels = models.CharField(max_length=20, blank=True)
-    # How often in a row that failed.
+    # The number of failed notifications in a row.
     failures = models.PositiveSmallIntegerField(default=0)
 
     class Meta:

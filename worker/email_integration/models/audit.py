@@ -1,7 +1,8 @@
-"""Who did what to which configuration, on top of django-simple-history.
+"""The audit log of configurations, based on django-simple-history.
 
-The library records ``save()`` and ``delete()``; this adds what it does not see (``QuerySet.update()``, a test, a view
-of the page), says in one word what happened, and that a password changed without keeping it.
+The library records ``save()`` and ``delete()``. This module adds the changes that it does not see
+(``QuerySet.update()``, a test, a view of the page), names each event in one word, and records that a password changed
+without storing it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from simple_history.utils import get_history_manager_for_model
 
 from .server import ServerSettings
 
-#: The remark on a refresh token that has come by consent.
+#: The reason recorded for a refresh token from a consent.
 CONSENT = "consent of the mailbox's owner"
 
 
 class Event(models.TextChoices):
-    """What happened to a configuration."""
+    """An event of a configuration."""
 
     CREATED = "created", _("created")
     CHANGED = "changed", _("changed")
@@ -33,7 +34,7 @@ class Event(models.TextChoices):
 
 
 class AuditEntry(models.Model):
-    """What every history row of a configuration has besides the values."""
+    """The columns of every history row besides the values of the configuration."""
 
     event = models.CharField(_("event"), max_length=12, choices=Event)
     password_changed = models.BooleanField(_("password changed"), default=False)
@@ -43,16 +44,16 @@ class AuditEntry(models.Model):
 
 
 class History(HistoricalRecords):  # type: ignore[misc]  # the library is untyped
-    """Records whose table is the same in each project, whatever its SIMPLE_HISTORY_* settings say of its own.
+    """Records whose table is the same in each project, whatever the project's SIMPLE_HISTORY_* settings are.
 
-    The migrations of this app make the table: another type or index of a column would be a migration that is missing,
-    and values that the column does not take.
+    This app's migrations make the table. With another column type or index, a migration would be missing, and the
+    column might not accept the values.
     """
 
     def get_extra_fields(
         self, model: type[models.Model], fields: Mapping[str, models.Field[Any, Any]]
     ) -> dict[str, Any]:
-        """Return the columns of the library, as its own defaults have them."""
+        """Return the library's columns with its default settings."""
         return {
             **super().get_extra_fields(model, fields),
             "history_id": models.AutoField(primary_key=True),  # not SIMPLE_HISTORY_HISTORY_ID_USE_UUID
@@ -66,14 +67,14 @@ class History(HistoricalRecords):  # type: ignore[misc]  # the library is untype
         return {name: value for name, value in super().get_meta_options(model).items() if name != "indexes"}
 
     def create_history_model(self, model: type[models.Model], inherited: bool) -> type[models.Model]:
-        """Return the model of the records, which says in which module it is; the library names the app's package."""
+        """Return the model of the records with its correct module; the library sets the app's package instead."""
         made: type[models.Model] = super().create_history_model(model, inherited)
         made.__module__ = model.__module__
         return made
 
 
 def event_of(before: ServerSettings | None, after: ServerSettings) -> Event:
-    """The word for the change from ``before`` (None: there was none) to ``after``."""
+    """Return the event for the change from ``before`` (None: there was no row) to ``after``."""
     if before is None:
         return Event.CREATED
     if before.is_active != after.is_active:
@@ -82,7 +83,7 @@ def event_of(before: ServerSettings | None, after: ServerSettings) -> Event:
 
 
 def describe(instance: Any, history_instance: Any, **kwargs: Any) -> None:
-    """Fill in what ``AuditEntry`` adds; receiver of simple-history's ``pre_create_historical_record``."""
+    """Set the columns of ``AuditEntry``; receiver of simple-history's ``pre_create_historical_record``."""
     if history_instance.history_type == "-":
         history_instance.event = Event.DELETED
     else:
@@ -90,12 +91,12 @@ def describe(instance: Any, history_instance: Any, **kwargs: Any) -> None:
 
 
 def note(config: ServerSettings, event: Event, *, user: Any = None, reason: str = "") -> None:
-    """Record an event that changed nothing: a test, a view of the secrets' page."""
+    """Record an event without a change: a test, or a view of the page."""
     _record([config], event=event, user=user, reason=reason)
 
 
 def note_updated(before: Mapping[int, ServerSettings], after: Iterable[ServerSettings]) -> None:
-    """Record what ``QuerySet.update()`` or ``bulk_create()`` did; ``before`` by primary key."""
+    """Record the changes of ``QuerySet.update()`` or ``bulk_create()``; ``before`` is keyed by primary key."""
     for config in after:
         old = before.get(config.pk)
         changed = old is None or config.sealed_secrets != old.sealed_secrets

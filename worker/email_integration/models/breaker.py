@@ -12,20 +12,19 @@ from .primary import PrimaryModel
 
 
 class CircuitBreaker(PrimaryModel):
-    """There is a row while the circuit breaker of a relay is open: the relay is at fault, and no process connects to
-    it but for one half-open probe at a time.
+    """An open circuit breaker: no process connects to the relay at fault, except for one half-open probe at a time.
 
-    ``email_integration.routing.breaker`` trips and resets it.
+    ``email_integration.routing.breaker`` trips and resets it. A closed breaker has no row.
     """
 
-    # A keyed digest of all the settings of the relay, its password too: corrected settings are another relay.
+    # A keyed digest of all the settings of the relay, password included: corrected settings are another relay.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)
-    opened_at = models.DateTimeField(_("at fault since"), default=timezone.now)
-    # How often in a row the relay was tried in vain.
+    opened_at = models.DateTimeField(_("open since"), default=timezone.now)
+    # The number of failures of the relay in a row.
     failures = models.PositiveIntegerField(_("failures"), default=1)
-    # When the next half-open probe may be made; the process that makes it moves this on first.
+    # When the next half-open probe may be made; the process that makes it first moves this on.
     probe_at = models.DateTimeField(_("next try"))
     code = models.PositiveSmallIntegerField(_("code"), null=True)
     # A ``Cause``.
@@ -33,8 +32,8 @@ class CircuitBreaker(PrimaryModel):
     reason = models.CharField(_("reason"), max_length=255)
 
     class Meta:
-        verbose_name = _("relay at fault")
-        verbose_name_plural = _("relays at fault")
+        verbose_name = _("open circuit breaker")
+        verbose_name_plural = _("open circuit breakers")
         default_permissions = ()
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The settings of the SMTP servers, and which of them is active."""
+"""The settings of the SMTP servers, and the choice of the active one."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NO_ACTIVE_CONFIG = "No active SMTP Configuration found in database. Falling back
 
 @sensitive_methods
 class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
-    """Writes that bypass ``save()`` are told to all workers and recorded too."""
+    """A query set whose writes without ``save()`` reach all workers and the audit log too."""
 
     def get_active_config(self) -> SMTPConfig | None:
-        """The active configuration; None, with a warning in the log, when there is none.
+        """Return the active configuration; None, with a warning in the log, when there is none.
 
-        Raises ``SMTPConfig.MultipleObjectsReturned`` where somebody has got round the database's constraint.
+        Raises ``SMTPConfig.MultipleObjectsReturned`` if the database's constraint was bypassed.
         """
         try:
             return self.get(is_active=True)
@@ -48,27 +48,27 @@ class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
             return None
 
     def activate(self, config: SMTPConfig) -> None:
-        """Make ``config`` the active one, in the place of the one that was. Any number of processes may do so at once.
+        """Make ``config`` the active one instead of the current one. Several processes may do so at the same time.
 
-        Raises ``ValidationError`` when REQUIRE_TEST_BEFORE_ACTIVATE asks for a test that it has not passed, and
-        ``SMTPConfig.DoesNotExist`` when it was deleted meanwhile.
+        Raises ``ValidationError`` when REQUIRE_TEST_BEFORE_ACTIVATE is set and the required test is not passed, or when
+        a refresh token is missing, and ``SMTPConfig.DoesNotExist`` when it was deleted meanwhile.
         """
         self.get(pk=config.pk).save_active(True)
         config.refresh_from_db()
 
     def deactivate(self) -> None:
-        """Leave none active: mail goes by the settings of the project."""
+        """Deactivate the active configuration: mail then uses the settings of the project."""
         self.filter(is_active=True).update(is_active=False)
 
     def lock(self) -> None:
-        """Wait for whoever is changing what is active; all rows, always in the same order."""
+        """Wait for other changes of the active configuration; locks all rows, always in the same order."""
         list(self.model._default_manager.using(self.db).select_for_update().order_by("pk").values_list("pk", flat=True))
 
     def update(self, **kwargs: Any) -> int:
-        """Update as Django does; the history has an entry for each row, and ``updated_at`` moves.
+        """Update as Django does; add an entry to the history for each row, and set ``updated_at``.
 
-        Activating one row takes the place of the one that was active. Raises ``ValidationError`` for activating
-        several, and as ``activate`` does.
+        Activating one row deactivates the current one. Raises ``ValidationError`` for activating several, and the
+        errors of ``activate``.
         """
         using = self._alias_for_writing()
         every = self.model._default_manager.using(using)
@@ -94,9 +94,9 @@ class SMTPConfigQuerySet(SealedQuerySet["SMTPConfig"]):
     update.alters_data = True  # type: ignore[attr-defined]  # Django's own mark for templates
 
     def bulk_create(self, objs: Iterable[SMTPConfig], *args: Any, **kwargs: Any) -> list[SMTPConfig]:
-        """Create as Django does, recorded; an active one takes the place of the one that was.
+        """Create as Django does, and record it; an active configuration replaces the current one.
 
-        Raises ``ValidationError`` for several active ones, and as ``activate`` does.
+        Raises ``ValidationError`` for several active ones, and the errors of ``activate``.
         """
         using = self._alias_for_writing()
         configs = list(objs)
@@ -132,10 +132,10 @@ else:
 
 
 class SMTPConfig(ServerSettings):
-    """The settings of one SMTP server; mail goes through the one that is active."""
+    """The settings of one SMTP server; mail is sent with the active one."""
 
-    # NULL in every row but the active one: a unique index that every database enforces, MySQL and MariaDB too, which
-    # know no partial ones.
+    # NULL in every row except the active one: a unique index that every database enforces, MySQL and MariaDB included,
+    # which do not support partial indexes.
     active_slot = models.GeneratedField(
         expression=models.Case(models.When(is_active=True, then=models.Value(1)), default=models.Value(None)),
         output_field=models.SmallIntegerField(null=True),
@@ -145,7 +145,7 @@ class SMTPConfig(ServerSettings):
     )
 
     objects: ClassVar[SMTPConfigQuerySet] = ConfigManager()
-    # No secret; and not the last test, which a revert must not bring back.
+    # Without secrets; and without the last test, which a revert must not restore.
     history = History(
         bases=[AuditEntry],
         excluded_fields=[
@@ -160,7 +160,7 @@ class SMTPConfig(ServerSettings):
         app="email_integration",
     )
 
-    #: What the next save records; see ``save``.
+    #: The event that the next save records, and whether a secret changes; see ``save``.
     audit_change: tuple[Event, bool] = (Event.CHANGED, False)
 
     class Meta:
@@ -191,10 +191,10 @@ class SMTPConfig(ServerSettings):
 
     @with_secrets
     def save(self, *, using: str | None = None, **kwargs: Any) -> None:
-        """Save; an active configuration takes the place of the one that was active, in the same transaction.
+        """Save; an active configuration replaces the current one in the same transaction.
 
-        What its way to log in does not use is not kept. Raises ``ValidationError`` when TLS and SSL are both on, and
-        as ``SMTPConfig.objects.activate`` does.
+        Fields that its kind of login does not use are emptied. Raises ``ValidationError`` when TLS and SSL are both on,
+        and the errors of ``SMTPConfig.objects.activate``.
         """
         if kwargs.get("update_fields") is None:
             login.forget_unused(self)
@@ -207,7 +207,7 @@ class SMTPConfig(ServerSettings):
         except IntegrityError:
             if not self.is_active:
                 raise
-            # Where no row was there to lock, another first one may have come between: now there is one.
+            # Without a row to lock, another first row may have been inserted meanwhile: now there is one.
             self._save(using, **kwargs)
 
     def _save(self, using: str, **kwargs: Any) -> None:
@@ -220,7 +220,7 @@ class SMTPConfig(ServerSettings):
             if before is not None:
                 self.identify_as(before.seal_id)
             if before is not None and written is not None and "is_active" not in written:
-                self.is_active = before.is_active  # not written now: what an old copy says of it is no wish
+                self.is_active = before.is_active  # not written now: the value of an old copy is not a decision
             elif self.is_active:
                 if before is None or not before.is_active:
                     self.check_may_be_activated()
@@ -230,17 +230,17 @@ class SMTPConfig(ServerSettings):
             super().save(using=using, **kwargs)
 
     def save_active(self, active: bool) -> None:
-        """Save nothing but whether this configuration is active."""
+        """Save only whether this configuration is active."""
         self.is_active = active
         self.save(update_fields=["is_active", "updated_at"])
 
     def record_test(self, *, passed: bool, detail: str, user: Any = None) -> None:
-        """Keep how a connection test with the settings as they are in this instance ended, and who made it."""
+        """Store the result of a connection test with the current settings of this instance, and record the ``user``."""
         self.tested_at = timezone.now()
         self.test_passed = passed
         self.test_detail = detail[:255]
         self.tested_settings = self.settings_digest()
-        # Not update() of this app: nothing that mail goes by has changed.
+        # Not update() of this app: no setting of the relay has changed.
         models.QuerySet(type(self)).filter(pk=self.pk).update(
             tested_at=self.tested_at,
             test_passed=self.test_passed,
@@ -264,12 +264,12 @@ class SMTPConfig(ServerSettings):
 
     @property
     def passed_test(self) -> bool:
-        """Whether the last connection test passed and was made with the settings as they are now."""
+        """Whether the last connection test passed, with the current settings."""
         return bool(self.test_passed) and constant_time_compare(self.tested_settings, self.settings_digest())
 
     @property
     def defect(self) -> Text:
-        """Why no mail can go through this configuration, whoever wrote it into the database; '' when it can."""
+        """The reason why no mail can be sent with this configuration, even if other code wrote it; '' for none."""
         if self.use_tls and self.use_ssl:
             return validators.TLS_OR_SSL
         if not 1 <= self.port <= 65535:
@@ -282,7 +282,7 @@ class SMTPConfig(ServerSettings):
 
     @with_secrets
     def clean(self) -> None:
-        """Explain what cannot work. Raises ``ValidationError``."""
+        """Check for settings that cannot work. Raises ``ValidationError`` with an explanation."""
         super().clean()
         validators.validate_encryption(port=self.port, use_tls=self.use_tls, use_ssl=self.use_ssl)
         login.forget_unused(self)
@@ -296,17 +296,17 @@ class SMTPConfig(ServerSettings):
 
     @with_secrets
     def clean_fields(self, exclude: Any = None) -> None:
-        """Leave a secret alone that is still sealed: it was checked when it was entered."""
+        """Skip a secret that is still sealed: it was checked when it was entered."""
         sealed = {name for name in SECRETS if isinstance(self.sealed(name), Sealed)}
         super().clean_fields(exclude={*(exclude or ()), *sealed})
 
     def validate_unique(self, exclude: Any = None) -> None:
-        """Leave the generated column to the database: Django cannot read it before the row is there."""
+        """Leave the generated column to the database: Django cannot read it before the row exists."""
         super().validate_unique(exclude={*(exclude or ()), "active_slot"})
 
     @with_secrets
     def validate_constraints(self, exclude: Any = None) -> None:
-        """Leave the secrets out: no constraint is about them, and Django would open them, which a lost key forbids."""
+        """Skip the secrets: no constraint concerns them, and Django would open them, which fails without their key."""
         super().validate_constraints(exclude={*(exclude or ()), *SECRETS})
 
     def _secret_differs(self, before: SMTPConfig | None) -> bool:
@@ -315,7 +315,7 @@ class SMTPConfig(ServerSettings):
 
     @with_secrets
     def settings_digest(self) -> str:
-        """A keyed digest of all that a connection test depends on; '' when a secret cannot be opened."""
+        """Return a keyed digest of all settings that a connection test depends on; '' if a secret cannot be opened."""
         try:
             values = (
                 self.host,

@@ -1,4 +1,4 @@
-"""Which installation this is: all processes that share the database are one."""
+"""The identity of the installation: all processes with the same database are one installation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .primary import PrimaryModel
 
 
 def new_identity() -> str:
-    """A random id."""
+    """Return a random id."""
     return str(uuid.uuid4())
 
 
 class Installation(PrimaryModel):
-    """The one row with the random id of this installation, made by the first process that asks for it."""
+    """The single row with the random id of this installation, made by the first process that reads it."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     identity = models.CharField(max_length=36, default=new_identity)

@@ -1,4 +1,4 @@
-"""How one logs in to a server: what each way needs of a configuration, and what of it is secret."""
+"""The kinds of login to a server: the fields that each needs, and the secret ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNUSED_BY_GRANT = {
     ),
 }
 
-#: What a token is given for: one of these.
+#: The fields of a grant's proof: one of these is needed.
 _PROOFS = {
     Grant.REFRESH_TOKEN.value: ("oauth_refresh_token",),
     Grant.JWT_BEARER.value: ("oauth_private_key",),
@@ -46,14 +46,14 @@ _PROOFS = {
 
 @with_secrets
 def forget_unused(config: ServerSettings) -> None:
-    """Empty what the way to log in does not use."""
+    """Empty the fields that the kind of login does not use."""
     unused = [*_UNUSED.get(config.authentication, ())]
     if config.by_token:
         unused += _UNUSED_BY_GRANT.get(config.oauth_grant, ())
     for name in unused:
         setattr(config, name, _EMPTY.get(name, ""))
     secret, key = config.sealed("oauth_client_secret"), config.sealed("oauth_private_key")
-    if secret and key:  # what was entered last takes the place of the other
+    if secret and key:  # the one entered last replaces the other
         if isinstance(key, Sealed) and not isinstance(secret, Sealed):
             _forget_private_key(config)
         else:
@@ -62,7 +62,7 @@ def forget_unused(config: ServerSettings) -> None:
 
 @with_secrets
 def _forget_private_key(config: ServerSettings) -> None:
-    """With it goes the end of its certificate; a date that somebody has entered for the client secret stays."""
+    """Empty the private key and the expiry of its certificate; an expiry entered for the client secret stays."""
     with contextlib.suppress(SecretUnreadable, ValidationError):
         forgotten = private_key.read(references.resolve(config.oauth_private_key), certified=True)
         if config.oauth_secret_ends == forgotten.ends_on:
@@ -71,14 +71,14 @@ def _forget_private_key(config: ServerSettings) -> None:
 
 
 def missing(config: ServerSettings) -> list[str]:
-    """The fields that a login by token needs and that are empty."""
+    """Return the empty fields that a login by token needs."""
     proofs = _PROOFS.get(config.oauth_grant, ("oauth_client_secret", "oauth_private_key"))
     empty = [name for name in ("username", "oauth_endpoint", "oauth_client_id") if not getattr(config, name)]
     return empty if any(config.sealed(name) for name in proofs) else [*empty, proofs[0]]
 
 
 def check_complete(config: ServerSettings) -> None:
-    """Refuse what lacks something; only where mail goes by it must the refresh token be there already.
+    """Check that no needed field is empty. The refresh token may be missing while the configuration is not active.
 
     Raises ``ValidationError``.
     """
@@ -91,14 +91,14 @@ def check_complete(config: ServerSettings) -> None:
 
 @with_secrets
 def read_private_key(config: ServerSettings) -> None:
-    """Refuse a private key that cannot be used, and take from it what else it says. Raises ``ValidationError``."""
+    """Check the private key, and set the fields that its text defines. Raises ``ValidationError`` if unusable."""
     is_stored = isinstance(config.sealed("oauth_private_key"), Sealed)
     if not config.by_token or (is_stored and config.kind_of("oauth_private_key")):
-        return  # what is kept elsewhere may be another by now, and is read where it is used
+        return  # a key stored elsewhere may have changed, and is read on use
     try:
         text = references.resolve(config.oauth_private_key)
     except SecretUnreadable:
-        return  # said of the secrets together
+        return  # reported for all secrets together
     if not text:
         return
     try:
@@ -111,22 +111,22 @@ def read_private_key(config: ServerSettings) -> None:
 
 
 def soon() -> dt.date:
-    """Secrets that end on this day, or before, are to be replaced."""
+    """Return the last day on which an expiring secret is reported: SECRET_ENDS_WITHIN days from today."""
     return today() + dt.timedelta(days=conf.get("SECRET_ENDS_WITHIN"))
 
 
 def ending(config: ServerSettings) -> str:
-    """Which secret of ``config`` ends when, in words, if that is soon or over; '' else."""
+    """Return which secret of ``config`` expires and when, if that is soon or past; '' otherwise."""
     ends = config.oauth_secret_ends
     if ends is None or ends > soon():
         return ""
     what = "certificate" if config.sealed("oauth_private_key") else "client secret"
-    return f"{what} of {config.name} {'ended' if ends < today() else 'ends'} on {ends}"
+    return f"{what} of {config.name} {'expired' if ends < today() else 'expires'} on {ends}"
 
 
 @with_secrets
 def check_references(config: ServerSettings) -> None:
-    """Refuse a new secret that refers to nothing that can be had. Raises ``ValidationError``."""
+    """Check that each new reference leads to a secret. Raises ``ValidationError``."""
     for name in SECRETS:
         entered = config.sealed(name)
         if entered and not isinstance(entered, Sealed):
@@ -138,10 +138,10 @@ def check_references(config: ServerSettings) -> None:
 
 @with_secrets
 def check_kept_secrets(config: ServerSettings, before: ServerSettings | None) -> None:
-    """Refuse to say what is stored to others, or less protected: those who may edit need not know it.
+    """Refuse to send stored secrets to another server, or less protected: a person who may edit need not know them.
 
-    ``before`` is the row as it is stored now, None if there is none. A secret that is not the one in it was read before
-    another took its place: it belonged to whatever server the row named then. Raises ``ValidationError``.
+    ``before`` is the stored row, None if there is none. A secret that differs from the row's was read before another
+    replaced it: it belonged to the server of the row at that time. Raises ``ValidationError``.
     """
     again = [name for name in SECRETS if _is_kept(config, before, name)]
     if before is not None and not _goes_elsewhere(config, before):
@@ -153,7 +153,7 @@ def check_kept_secrets(config: ServerSettings, before: ServerSettings | None) ->
 
 @with_secrets
 def _is_kept(config: ServerSettings, before: ServerSettings | None, name: str) -> bool:
-    """Whether a secret was not entered now; something other than this app may have stored it in plain text."""
+    """Return whether a secret was not entered now; code other than this app may have stored it in plain text."""
     secret = config.sealed(name)
     return isinstance(secret, Sealed) or (bool(secret) and before is not None and secret == before.sealed(name))
 
@@ -164,24 +164,24 @@ def _goes_elsewhere(config: ServerSettings, before: ServerSettings) -> bool:
 
 
 def _is_heard_by_others(config: ServerSettings, before: ServerSettings) -> bool:
-    """Whether a listener on the way hears what they did not hear before: without TLS, or as a server of theirs."""
+    """Return whether an eavesdropper could newly read the secrets: without TLS, or with other authorities."""
     unprotected = not (config.use_tls or config.use_ssl)
-    # A browser ends lines in a way of its own.
+    # Compare without line ends, because browsers change them.
     authorities = [one.ca_certificates.split() for one in (config, before)]
     return (unprotected and (before.use_tls or before.use_ssl)) or authorities[0] != authorities[1]
 
 
 @with_secrets
 def token_digest(config: ServerSettings) -> str:
-    """A keyed digest of all that a token is asked for with. Raises ``SecretUnreadable``."""
+    """Return a keyed digest of all fields of a token request. Raises ``SecretUnreadable``."""
     values = [str(getattr(config, name)) for name in OF_OAUTH]
     if config.oauth_grant == Grant.JWT_BEARER:
-        values.append(config.username)  # whose mailbox it is for
+        values.append(config.username)  # the mailbox that the token is for
     return salted_hmac("email_integration.token", repr(tuple(values)), algorithm="sha256").hexdigest()
 
 
 def current_token(config: ServerSettings) -> OAuthToken | None:
-    """What is known of the token that was asked for with the settings of ``config`` as they are now."""
+    """Return the row of the token for the current settings of ``config``, or None."""
     try:
         return OAuthToken.objects.filter(pk=config.pk, settings=token_digest(config)).first()
     except SecretUnreadable:

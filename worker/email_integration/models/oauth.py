@@ -1,4 +1,4 @@
-"""Tokens of OAuth 2.0 (RFC 6749): the access token of each configuration, and the newest of its refresh tokens."""
+"""OAuth 2.0 tokens (RFC 6749): the access token of each configuration, and the newest of its refresh tokens."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from email_integration.fields import EncryptedTextField
 from .primary import PrimaryManager
 from .sealed import SealedQuerySet, SealedRow, sensitive_methods
 
-#: How long before its end a token is fetched anew: so many seconds, and no more than this part of its life.
+#: How long before its expiry a token is fetched again: this many seconds, but at most this part of its lifetime.
 _AHEAD = 300.0
 _AHEAD_PART = 0.2
-#: The same for when it is not used any more; clocks differ.
+#: The same for the time when it is no longer used, because clocks differ.
 _MARGIN = 10.0
 _MARGIN_PART = 0.1
 
 
 class Grant(models.TextChoices):
-    """How a token is asked for (RFC 6749 §4.4 and §6, RFC 7523 §2.1)."""
+    """The grant of a token request (RFC 6749 §4.4 and §6, RFC 7523 §2.1)."""
 
     CLIENT_CREDENTIALS = "client_credentials", _("client credentials")
     REFRESH_TOKEN = "refresh_token", _("refresh token")
@@ -32,23 +32,23 @@ class Grant(models.TextChoices):
 
 
 class OAuthToken(SealedRow):
-    """The token that a configuration logs in by; fetched by one process, used by all.
+    """The token that a configuration logs in with; fetched by one process, used by all.
 
-    What fetches it is in ``email_integration.routing.tokens``.
+    ``email_integration.routing.tokens`` fetches it.
     """
 
     config = models.OneToOneField(
         "email_integration.SMTPConfig", models.CASCADE, primary_key=True, related_name="oauth_token"
     )
-    # A keyed digest of what it was asked for with: changed settings have another token.
+    # A keyed digest of the fields of its request: changed settings have another token.
     settings = models.CharField(max_length=64)
     access_token = EncryptedTextField(row="seal_id", blank=True, default="")
     fetched_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
-    # Who is fetching it, and until when nobody else does.
+    # The process that fetches it, and the time until which no other process does.
     lease = models.CharField(max_length=32, blank=True)
     lease_until = models.DateTimeField(null=True)
-    # Why there is none, or no newer one.
+    # When the last fetch failed, and why.
     failed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
 
@@ -63,7 +63,7 @@ class OAuthToken(SealedRow):
         return str(_("OAuth token"))
 
     def usable(self, now: dt.datetime) -> str:
-        """The token, '' when there is none, it has ended, or it cannot be opened."""
+        """Return the token, or '' when there is none, it has expired, or it cannot be decrypted."""
         if self._left(now) <= min(_MARGIN, _MARGIN_PART * self._life):
             return ""
         try:
@@ -72,7 +72,7 @@ class OAuthToken(SealedRow):
             return ""
 
     def is_old(self, now: dt.datetime) -> bool:
-        """Whether it is time to fetch the next one."""
+        """Return whether it is time to fetch the next one."""
         return self._left(now) <= min(_AHEAD, _AHEAD_PART * self._life)
 
     @property
@@ -86,23 +86,23 @@ class OAuthToken(SealedRow):
 
 
 class RefreshFamily(SealedRow):
-    """The refresh tokens that an endpoint gave, one in the place of the other, beginning with one that was entered.
+    """The refresh tokens of an endpoint, each replacing the one before, beginning with one that was entered.
 
-    It is found by that one, whatever configuration it stands in and whatever else that says: so there is one newest for
-    all settings, for copies and for tests, and no old one is shown again (RFC 6749 §6, RFC 9700 §4.14).
-    ``email_integration.routing.families`` shows it to the endpoint.
+    The family is found by its first token, in any configuration and with any other settings. Therefore all settings,
+    copies and tests share one newest token, and no old one is sent again (RFC 6749 §6, RFC 9700 §4.14).
+    ``email_integration.routing.families`` sends it to the endpoint.
     """
 
-    #: Of the first one. Such a token cannot be guessed (RFC 6749 §10.10), so that neither can it be from its digest.
+    #: Of the first token. A refresh token cannot be guessed (RFC 6749 §10.10), and neither can it from its digest.
     fingerprint = models.CharField(max_length=64, primary_key=True)
-    # Whose they are: host and port of the token endpoint.
+    # Their provider: host and port of the token endpoint.
     provider = models.CharField(max_length=300, blank=True)
     # Blank while the first one is the newest.
     newest = EncryptedTextField(row="seal_id", blank=True, default="")
-    # When the newest was asked for, and any of them was good last.
+    # When the newest was requested, and when one of them was last valid.
     asked_at = models.DateTimeField(null=True)
     used_at = models.DateTimeField(null=True)
-    # The process that shows it now, and until when no other does.
+    # The process that sends it now, and the time until which no other does.
     lease = models.CharField(max_length=32, blank=True)
     lease_until = models.DateTimeField(null=True)
 
@@ -118,12 +118,12 @@ class RefreshFamily(SealedRow):
 
     @staticmethod
     def fingerprint_of(token: str) -> str:
-        """Return what a family is found by whose first refresh token is ``token``."""
+        """Return the key of the family whose first refresh token is ``token``."""
         return hashlib.sha256(f"email_integration.refresh\0{token}".encode()).hexdigest()
 
 
 def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_: Any) -> None:
-    """Leave a family as it is stored when a dump is loaded that is older; receiver of Django's ``pre_save``."""
+    """Keep the stored family when a dump with an older one is loaded; receiver of Django's ``pre_save``."""
     stored = RefreshFamily.objects.using(using).filter(pk=instance.pk).first() if raw else None
     if stored is None or stored.asked_at is None:
         return
@@ -132,4 +132,4 @@ def keep_newer(sender: Any, instance: RefreshFamily, raw: bool, using: str, **_:
 
 
 for _model in (OAuthToken, RefreshFamily):
-    sensitive_methods(type(_model._default_manager))  # made for this one
+    sensitive_methods(type(_model._default_manager))  # a class made for this manager

@@ -1,4 +1,4 @@
-"""Whether sending is paused: mail is taken and waits."""
+"""The pause of sending: mail is accepted and waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .primary import PrimaryModel
 
 
 class SendingPause(PrimaryModel):
-    """There is a row while sending is paused, and at most one."""
+    """The pause of sending; there is at most one row, and only while sending is paused."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     since = models.DateTimeField(_("since"), auto_now_add=True)
@@ -36,20 +36,20 @@ class SendingPause(PrimaryModel):
 
     @classmethod
     def current(cls) -> SendingPause | None:
-        """The pause in force, None when mail goes out; EMAIL_PAUSED counts as one that no row stands for."""
+        """Return the current pause, or None when mail is sent; EMAIL_PAUSED gives a pause without a row."""
         if conf.get("EMAIL_PAUSED"):
             return cls(reason="EMAIL_PAUSED is set")
         return cls.objects.first()
 
     @classmethod
     def begin(cls, *, by: Any = None, reason: str = "") -> bool:
-        """Pause all sending; False when it was paused already. Mail is still taken, and waits."""
+        """Pause all sending; return False when it was paused already. Mail is still accepted, and waits."""
         _pause, created = cls.objects.get_or_create(pk=1, defaults={"by": by, "reason": reason[:200]})
         return created
 
     @classmethod
     def end(cls) -> bool:
-        """Resume sending; False when it was not paused by ``begin`` (EMAIL_PAUSED is ended where it was set)."""
+        """Resume sending; return False when ``begin`` had not paused it (EMAIL_PAUSED is changed in the settings)."""
         pause = cls.objects.filter(pk=1).first()
         if pause is None:
             return False

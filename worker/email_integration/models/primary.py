@@ -1,4 +1,4 @@
-"""Rows are read from the database that they are written to, whatever a router says of reading."""
+"""Models whose rows are read from the database that they are written to, whatever a router says about reads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ _Row = TypeVar("_Row", bound=models.Model)
 
 
 class PrimaryManager(models.Manager[_Row]):
-    """Reads where the router has the model written: a replica lags behind, and what is read here decides what is done.
+    """A manager that reads from the database that the router selects for writes.
 
-    Where a replica is good enough, as for a report, name it: ``Delivery.objects.using("replica")``.
+    A replica lags behind, and the rows decide about further actions. Where a replica is good enough, as for a report,
+    name it: ``Delivery.objects.using("replica")``.
     """
 
-    # Of Django's own manager; not in its stub.
+    # An attribute of Django's own manager; not in its stub.
     _hints: dict[str, Any]
 
     @property
     def db(self) -> str:
-        """The database alias that the rows are written to and read from: for transactions and connections."""
+        """The alias of the database for writes and reads of the rows: for transactions and connections."""
         return self._db or router.db_for_write(self.model, **self._hints)
 
     def get_queryset(self) -> models.QuerySet[_Row]:
@@ -31,7 +32,7 @@ class PrimaryManager(models.Manager[_Row]):
 
 
 class PrimaryModel(models.Model):
-    """A model whose rows are read from the primary: by its manager, by relations, and when they are read again."""
+    """A model whose rows are read from the primary: by its manager, by relations, and by a reload."""
 
     objects = PrimaryManager()
 

@@ -1,4 +1,4 @@
-"""What is in a private key's field: PEM, with the key's certificate, or the JSON file of a Google service account."""
+"""The content of a private key's field: PEM with the certificate, or the JSON file of a Google service account."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from email_integration.web import is_url
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
 
-#: Bits of the shortest key: no provider takes shorter ones.
+#: Minimum length of a key in bits: no provider accepts shorter ones.
 _SHORTEST = 2048
 
 _KEY = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
 
 _NO_KEY = _("Enter a private key in PEM format, from -----BEGIN to -----END, or the JSON file of a service account.")
-_ENCRYPTED = _("The key is protected by a passphrase: take that off first (openssl pkey -in key.pem).")
+_ENCRYPTED = _("The key is protected by a passphrase: remove the passphrase first (openssl pkey -in key.pem).")
 _NOT_RSA = _("The key must be an RSA key of at least 2048 bits.")
-_OTHER_JSON = _("This is JSON, but not the file of a service account's key.")
+_OTHER_JSON = _("This is JSON, but not the key file of a service account.")
 _NO_CERTIFICATE = _("The certificate is missing: enter key and certificate one after the other, both in PEM format.")
 _OTHER_CERTIFICATE = _("The key does not belong to the certificate.")
-_ENDED = _("The certificate has ended.")
+_ENDED = _("The certificate has expired.")
 _NO_SIGNER = _("PyJWT, which signs with a private key, is not installed: pip install 'celery-mail-dispatch[oauth]'.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateKey:
-    """An RSA key, and what is known with it; '' or None for what is not.
+    """An RSA key with its known data; '' or None for unknown data.
 
-    ``thumbprint`` and ``ends_on`` are its certificate's (RFC 7515 §4.1.8); ``key_id``, ``issuer``, the account's
-    address, and ``endpoint`` those of a service account's file.
+    ``thumbprint`` and ``ends_on`` are its certificate's (RFC 7515 §4.1.8). ``key_id``, ``issuer`` (the account's
+    address) and ``endpoint`` are those of a service account's file.
     """
 
     key: RSAPrivateKey = field(repr=False)
@@ -57,9 +57,9 @@ class PrivateKey:
 
 @with_secrets
 def read(text: str, *, certified: bool) -> PrivateKey:
-    """Read what was entered; the certificate must be there, and not ended, if it is to be ``certified``.
+    """Parse the entered text; with ``certified`` it must contain the certificate, which must not have expired.
 
-    Raises ``ValidationError``, whose words hold nothing of it.
+    Raises ``ValidationError``, whose text contains nothing of the input.
     """
     if find_spec("jwt") is None:
         raise _refusal(_NO_SIGNER)
@@ -89,7 +89,7 @@ def _key_in(text: str) -> RSAPrivateKey:
     found = _KEY.search(text)
     try:
         key = load_pem_private_key(found[0].encode(), password=None) if found else None
-    except TypeError:  # it wants a passphrase
+    except TypeError:  # it needs a passphrase
         raise _refusal(_ENCRYPTED) from None
     except (ValueError, UnsupportedAlgorithm):
         key = None
@@ -101,7 +101,7 @@ def _key_in(text: str) -> RSAPrivateKey:
 
 
 def _certificate_of(key: RSAPrivateKey, text: str) -> x509.Certificate:
-    """The certificate of ``key``, wherever it stands in a chain."""
+    """Return the certificate of ``key``, at any position of a chain."""
     try:
         chain = x509.load_pem_x509_certificates(text.encode())
         fitting = [one for one in chain if one.public_key() == key.public_key()]

@@ -1,4 +1,4 @@
-"""What was learned about servers beyond their settings."""
+"""The learned quirks of servers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class PipeliningQuirk(models.TextChoices):
     """The values of ``email_integration.smtp.Pipelining``."""
 
     FULL = "full", _("as offered")
-    GROUPS = "groups", _("not along with the end of a mail")
+    GROUPS = "groups", _("within one mail only")
     NONE = "none", _("off")
 
 
 class ServerQuirks(PrimaryModel):
-    """What the server of a relay does otherwise than it says; kept by ``email_integration.routing.quirks``.
+    """The deviations of a relay's server from its announcements; kept by ``email_integration.routing.quirks``.
 
-    Deleting the row has it found out anew.
+    When the row is deleted, they are found out again.
     """
 
-    # As of a CircuitBreaker: changed settings are another relay.
+    # As in a CircuitBreaker: changed settings are another relay.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)

@@ -1,4 +1,4 @@
-"""Sealing every stored secret anew, so that an old key can be given up. Contents: ``message.resealing``."""
+"""Key rotation: seals every stored secret again, so an old key can be removed. For contents: ``message.resealing``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .sealed import sealed_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """How the passwords ended up, by the names of their configurations."""
+    """The result of a rotation, as names of configurations."""
 
     rotated: tuple[str, ...]
     current: tuple[str, ...]
-    #: Found in plain text, as something else had written them, and sealed.
+    #: Found in plain text, written by other code, and sealed.
     sealed: tuple[str, ...]
     unreadable: tuple[str, ...]
-    #: Sealed for another row or field, and moved here past this app.
+    #: Sealed for another row or field, and copied here without this app.
     misplaced: tuple[str, ...]
 
 
 @with_secrets
 def rotate() -> Rotation:
-    """Seal all passwords under the newest key; those that no key opens are left alone.
+    """Seal all passwords under the newest key; those that no key opens stay unchanged.
 
-    They stay what they are, so no worker need be told: those that have both keys open old and new tokens. Raises
-    ``ImproperlyConfigured`` without usable keys.
+    The passwords themselves do not change, so no worker is notified: workers with both keys open old and new tokens.
+    Raises ``ImproperlyConfigured`` without usable keys.
     """
     fields.newest_key()
     found: dict[str, list[str]] = {
@@ -49,7 +49,7 @@ def rotate() -> Rotation:
     }
     for pk in list(SMTPConfig.objects.values_list("pk", flat=True)):
         with transaction.atomic(using=SMTPConfig.objects.db):
-            # One row at a time: whoever saves a new password meanwhile waits, or is waited for.
+            # One row at a time: a process that saves a new password meanwhile waits, or is waited for.
             config = SMTPConfig.objects.select_for_update().filter(pk=pk).first()
             if config is not None:
                 found[_rotate(config)].append(config.name)
@@ -62,10 +62,10 @@ def _rotate(config: SMTPConfig) -> str:
     found = _all_sealed_anew(config)
     sealed = {name: anew for name, (_, anew) in found.items() if anew is not None}
     kinds = {kind for kind, _ in found.values()}
-    # One word for all of them: the one that a person has to know of.
+    # One word for all of them: the most important one for people.
     kind = next((word for word in ("misplaced", "unreadable", "sealed", "rotated", "current") if word in kinds), "none")
     if sealed:
-        # Not update() of this app: nothing that mail goes by has changed.
+        # Not update() of this app: no setting of the relay has changed.
         models.QuerySet(SMTPConfig, using=SMTPConfig.objects.db).filter(pk=config.pk).update(**sealed)
         note(config, Event.CHANGED, reason=_REASONS["sealed" if "sealed" in kinds else "rotated"])
     _rotate_token(config)
@@ -73,7 +73,7 @@ def _rotate(config: SMTPConfig) -> str:
 
 
 def _rotate_token(config: SMTPConfig) -> None:
-    """The token that was fetched with it; one that no key opens is fetched anew."""
+    """Seal the fetched token of the configuration again; one that no key opens is fetched again later."""
     rows = OAuthToken.objects.filter(pk=config.pk)
     for row in rows.select_for_update():
         sealed = {name: anew for name, (_, anew) in _all_sealed_anew(row).items() if anew is not None}
@@ -83,7 +83,7 @@ def _rotate_token(config: SMTPConfig) -> None:
 
 @with_secrets
 def _rotate_families() -> list[str]:
-    """The newest refresh tokens, each of which may be the only one there is; return those that no key opens."""
+    """Seal the newest refresh tokens again, each of which may be the only copy; return those that no key opens."""
     unreadable = []
     for pk in list(RefreshFamily.objects.exclude(asked_at=None).values_list("pk", flat=True)):
         with transaction.atomic(using=RefreshFamily.objects.db):
@@ -98,14 +98,14 @@ def _rotate_families() -> list[str]:
 
 
 _REASONS = {
-    "sealed": "the password was in plain text and is sealed now",
-    "rotated": "the password is sealed under the newest key",
+    "sealed": "the password was stored in plain text and is now encrypted",
+    "rotated": "the password is now encrypted with the newest key",
 }
 
 
 @with_secrets
 def _all_sealed_anew(row: models.Model) -> dict[str, tuple[str, fields.Sealed | None]]:
-    """Of each sealed field of ``row`` that is not empty what ``_sealed_anew`` says."""
+    """Return the result of ``_sealed_anew`` for each sealed field of ``row`` that is not empty."""
     return {
         name: _sealed_anew(stored, field.place_of(row))
         for name, field in sealed_fields(type(row)).items()
@@ -115,7 +115,7 @@ def _all_sealed_anew(row: models.Model) -> dict[str, tuple[str, fields.Sealed | 
 
 @with_secrets
 def _sealed_anew(stored: Any, place: fields.SecretPlace) -> tuple[str, fields.Sealed | None]:
-    """What was found of a secret as it is stored, and what it is to be replaced by; None for nothing."""
+    """Return the state of a stored secret, and its replacement; None for no replacement."""
     if not isinstance(stored, fields.Sealed):
         return "sealed", fields.seal(str(stored), place)
     try:

@@ -1,7 +1,7 @@
-"""Rows with sealed values: what identifies them, and writes that bypass ``save()``.
+"""Rows with sealed values: their identifiers, and writes without ``save()``.
 
-A value is sealed for one row (see ``email_integration.fields``), and an update writes one value into many. So each row
-gets one that is sealed for it, and what would have the database copy a sealed value is refused.
+A value is sealed for one row (see ``email_integration.fields``), and an update writes one value into many. Therefore
+each row gets a value that is sealed for it, and a write that makes the database copy a sealed value is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sealed_fields(model: type[models.Model], names: Iterable[str] | None = None)
     return found if names is None else {name: found[name] for name in names if name in found}
 
 
-#: The methods that take values of fields.
+#: The methods with field values as arguments.
 _TAKE_VALUES = [
     f"{way}{name}"
     for name in ("create", "get_or_create", "update_or_create", "update", "bulk_create", "bulk_update", "get")
@@ -35,7 +35,7 @@ _TAKE_VALUES = [
 
 
 def sensitive_methods(methods: type[_Methods]) -> type[_Methods]:
-    """Have no report of an error show the values that a query set, or a manager, is called with."""
+    """Hide the arguments of a query set's, or a manager's, methods from error reports; return the class."""
     for name in _TAKE_VALUES:
         setattr(methods, name, with_secrets(getattr(methods, name)))
     return methods
@@ -43,27 +43,28 @@ def sensitive_methods(methods: type[_Methods]) -> type[_Methods]:
 
 @sensitive_methods
 class SealedQuerySet(models.QuerySet[_Row]):
-    """Seals for each row what an update writes into many."""
+    """A query set that seals the values of an update for each row."""
 
-    if not TYPE_CHECKING:  # its plugin makes the type of a manager of Django's own method
+    if not TYPE_CHECKING:  # the type checker's plugin types the manager of Django's own method
 
         @classmethod
         def as_manager(cls):
-            """Make a manager as Django does, whose own methods are not reported either."""
+            """Return a manager as Django does, with its own methods hidden from error reports too."""
             manager = super().as_manager()
-            sensitive_methods(type(manager))  # made for this one
+            sensitive_methods(type(manager))  # a class made for this manager
             return manager
 
     @with_secrets
     def update(self, **kwargs: Any) -> int:
-        """Update as Django does; sealed fields take text.
+        """Update as Django does; sealed fields accept text.
 
-        Raises ``TypeError`` for an expression in one, and ``SecretMisplaced`` for what was sealed for another row.
+        Raises ``TypeError`` for an expression in a sealed field, and ``SecretMisplaced`` for a value sealed for another
+        row.
         """
         fields = {name: field for name, field in sealed_fields(self.model, kwargs).items() if kwargs[name]}
         if not fields:
             return super().update(**kwargs)
-        self._for_write = True  # the rows are read where they are written
+        self._for_write = True  # the rows are read from the database that they are written to
         by = {field.row for field in fields.values()}
         updated = 0
         with transaction.atomic(using=self.db):
@@ -89,7 +90,7 @@ class SealedQuerySet(models.QuerySet[_Row]):
 
     @with_secrets
     def bulk_update(self, objs: Iterable[_Row], fields: Iterable[str], batch_size: int | None = None) -> int:
-        """Update as Django does; sealed fields one row at a time. Raises as ``update`` does."""
+        """Update as Django does; sealed fields one row at a time. Raises the errors of ``update``."""
         rows, names = list(objs), list(fields)
         sealed = sealed_fields(self.model, names)
         others = [name for name in names if name not in sealed]
@@ -109,13 +110,13 @@ def _refuse_on_conflict(model: type[models.Model], options: dict[str, Any]) -> N
     names: Collection[str] = options.get("update_fields") or ()
     if options.get("update_conflicts") and sealed_fields(model, names):
         raise TypeError(
-            f"{', '.join(sealed_fields(model, names))}: sealed values are not copied over those of another row. "
-            "Update them on their own."
+            f"{', '.join(sealed_fields(model, names))}: encrypted values cannot be copied over those of another row. "
+            "Update these fields separately."
         )
 
 
 class SealedRow(models.Model):
-    """A row whose sealed values are bound to ``seal_id``, which is random and no other row has."""
+    """A row whose sealed values are bound to ``seal_id``, which is random and unique."""
 
     seal_id = models.CharField(max_length=32, unique=True, default=new_row, editable=False)
 
@@ -123,15 +124,15 @@ class SealedRow(models.Model):
         abstract = True
 
     def identify(self, using: str) -> None:
-        """Give a copy of a stored row, made by emptying its primary key, an identifier of its own.
+        """Give a new identifier to a copy of a stored row that was made by emptying its primary key.
 
-        Raises ``SecretMisplaced`` when it has values that were sealed for the other.
+        Raises ``SecretMisplaced`` when the copy has values that were sealed for the other row.
         """
         if self.pk is None and type(self)._base_manager.using(using).filter(seal_id=self.seal_id).exists():
             self.identify_as(new_row())
 
     def identify_as(self, seal_id: str) -> None:
-        """Take another identifier, that of the row to write to. Raises as ``identify`` does."""
+        """Take the identifier of the row to write to. Raises the errors of ``identify``."""
         if seal_id == self.seal_id:
             return
         if any(isinstance(field.raw(self), Sealed) for field in sealed_fields(type(self)).values()):
@@ -140,5 +141,5 @@ class SealedRow(models.Model):
         self.seal_id = seal_id
 
     def validate_unique(self, exclude: Any = None) -> None:
-        """Leave the identifier out: no person can do anything about it."""
+        """Skip the identifier: a person cannot correct it."""
         super().validate_unique(exclude={*(exclude or ()), "seal_id"})

@@ -1,4 +1,4 @@
-"""What a configuration says of its server: the columns, and what is read of them."""
+"""The settings of a configuration's server: the columns, and properties of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The fields that are sealed, and never shown.
 SECRETS = ("password", "oauth_client_secret", "oauth_refresh_token", "oauth_private_key")
 
-#: The fields that a token is asked for with.
+#: The fields of a token request.
 OF_OAUTH = (
     "oauth_grant",
     "oauth_endpoint",
@@ -37,7 +37,7 @@ OF_OAUTH = (
 
 
 class Authentication(models.TextChoices):
-    """How one logs in to the server."""
+    """The kind of login to the server."""
 
     NONE = "none", _("none")
     PASSWORD = "password", _("password")
@@ -45,7 +45,7 @@ class Authentication(models.TextChoices):
 
 
 class PipeliningChoice(models.TextChoices):
-    """Whether several commands go at once (RFC 2920)."""
+    """Whether several commands are sent at once (RFC 2920)."""
 
     AUTOMATIC = "automatic", _("automatic")
     OFF = "off", _("off")
@@ -64,7 +64,7 @@ class ServerSettings(SealedRow):
         max_length=255,
         blank=True,
         validators=[validators.validate_username],
-        help_text=_("Without a password, or OAuth, mail is sent without logging in."),
+        help_text=_("Without a password or OAuth, mail is sent without a login."),
     )
     authentication = models.CharField(
         _("authentication"), max_length=10, choices=Authentication, default=Authentication.PASSWORD
@@ -76,8 +76,8 @@ class ServerSettings(SealedRow):
         choices=Grant,
         default=Grant.CLIENT_CREDENTIALS,
         help_text=_(
-            "Client credentials let an app in, a refresh token lets it act for one person, a service account for "
-            "everybody in its organization."
+            "With client credentials an app logs in as itself. A refresh token lets it act for one person, a service "
+            "account for every person in its organization."
         ),
     )
     oauth_endpoint = models.CharField(
@@ -88,17 +88,22 @@ class ServerSettings(SealedRow):
         max_length=500,
         blank=True,
         validators=[validators.validate_endpoint],
-        help_text=_("Where the owner of the mailbox is asked for consent. Of Google and Microsoft it is known."),
+        help_text=_(
+            "The URL where the owner of the mailbox is asked for consent. Leave it blank for Google and Microsoft, "
+            "whose URLs are known."
+        ),
     )
     oauth_client_id = models.CharField(_("client id"), max_length=255, blank=True)
     oauth_client_secret = EncryptedTextField(_("client secret"), row="seal_id", blank=True, default="")
     oauth_refresh_token = EncryptedTextField(_("refresh token"), row="seal_id", blank=True, default="")
     oauth_private_key = EncryptedTextField(_("private key"), row="seal_id", blank=True, default="")
     oauth_secret_ends = models.DateField(
-        _("client secret ends on"),
+        _("client secret expires on"),
         null=True,
         blank=True,
-        help_text=_("You will be warned before it expires. The end of a certificate is known and need not be entered."),
+        help_text=_(
+            "You will be warned before it expires. The expiry of a certificate is known and need not be entered."
+        ),
     )
     oauth_scope = models.CharField(_("scope"), max_length=500, blank=True)
     use_tls = models.BooleanField(_("use TLS"), default=True, help_text=_("STARTTLS, usually on port 587."))
@@ -107,7 +112,9 @@ class ServerSettings(SealedRow):
         _("certificate authority"),
         blank=True,
         validators=[validators.validate_certificates],
-        help_text=_("Certificates in PEM format. Only they are trusted for this server; blank trusts the system's."),
+        help_text=_(
+            "Certificates in PEM format. Only these are trusted for this server. Blank: the system's are trusted."
+        ),
     )
     ehlo_name = models.CharField(
         _("EHLO name"),
@@ -115,15 +122,15 @@ class ServerSettings(SealedRow):
         blank=True,
         validators=[validators.validate_ehlo_name],
         help_text=_(
-            "What this machine calls itself to the server: a full domain name, such as mail.example.com, or an address "
-            "in brackets. Blank means the name of this machine, else its address."
+            "The name of this machine in EHLO: a full domain name, such as mail.example.com, or an address in "
+            "brackets. Blank: the name of this machine, or its address if it has no full name."
         ),
     )
     from_email = models.CharField(
         _("from email"),
         max_length=320,
         validators=[validators.validate_sender],
-        help_text=_("The sender of mail that names none: an address, or a name and the address in angle brackets."),
+        help_text=_("The sender of mail without one: an address, or a name and the address in angle brackets."),
     )
     timeout = models.PositiveIntegerField(
         _("timeout"),
@@ -136,7 +143,9 @@ class ServerSettings(SealedRow):
         max_length=10,
         choices=PipeliningChoice,
         default=PipeliningChoice.AUTOMATIC,
-        help_text=_("Several commands at once, where the server offers it. A server that breaks then is found out."),
+        help_text=_(
+            "Automatic: several commands are sent at once if the server offers it. Servers that fail then are detected."
+        ),
     )
     max_recipients = models.PositiveIntegerField(
         _("recipients at a time"),
@@ -144,8 +153,8 @@ class ServerSettings(SealedRow):
         blank=True,
         validators=[MinValueValidator(1)],
         help_text=_(
-            "So many recipients get a mail in one transaction, and the others in the next. Blank: as many as the "
-            "server takes."
+            "Maximum number of recipients in one transaction; the others get the mail in the next one. Blank: as "
+            "many as the server accepts."
         ),
     )
     max_connections = models.PositiveIntegerField(
@@ -154,12 +163,12 @@ class ServerSettings(SealedRow):
         blank=True,
         validators=[MinValueValidator(1)],
         help_text=_(
-            "So many connections to the server each worker process has open at most. Blank: as many as the setting "
-            "SESSIONS says."
+            "Maximum number of open connections to the server for each worker process. Blank: the value of the "
+            "setting SESSIONS."
         ),
     )
     is_active = models.BooleanField(_("active"), default=False)
-    # The last connection test: when, how it ended, and a digest of the settings it was made with.
+    # The last connection test: its time, its result, and a digest of its settings.
     tested_at = models.DateTimeField(_("last check"), null=True, editable=False)
     test_passed = models.BooleanField(_("check passed"), null=True, editable=False)
     test_detail = models.CharField(_("check result"), max_length=255, blank=True, editable=False)
@@ -172,32 +181,32 @@ class ServerSettings(SealedRow):
 
     @property
     def version(self) -> str:
-        """When it was saved last, '' if it never was: which of its versions this is."""
+        """The time of the last save, which identifies the version; '' if it was never saved."""
         return aware(self.updated_at).isoformat() if self.pk else ""
 
     @property
     def by_token(self) -> bool:
-        """Whether one logs in by a token of OAuth."""
+        """Whether the login uses an OAuth token."""
         return self.authentication == Authentication.OAUTH
 
     @property
     def logs_in(self) -> bool:
-        """Whether one logs in at all, for which it takes a user name and a password, or a token."""
+        """Whether there is a login, which needs a user name and a password or token."""
         secret = self.by_token or (self.authentication == Authentication.PASSWORD and bool(self.sealed_password))
         return bool(self.username) and secret
 
     @property
     def by_refresh_token(self) -> bool:
-        """Whether those tokens are had by what the owner of the mailbox has consented to."""
+        """Whether the tokens depend on a consent of the mailbox's owner."""
         return self.by_token and self.oauth_grant == Grant.REFRESH_TOKEN
 
     @property
     def sealed_password(self) -> Any:
-        """The password as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
+        """The password in the form that this instance holds, unopened: ``Sealed``, or text that is not saved yet."""
         return self.sealed("password")
 
     def sealed(self, name: str) -> Any:
-        """One of ``SECRETS`` as this instance holds it, unopened: ``Sealed``, or text not saved yet."""
+        """Return one of ``SECRETS`` in the form that this instance holds, unopened: ``Sealed``, or unsaved text."""
         field = self._meta.get_field(name)
         return field.raw(self) if isinstance(field, EncryptedTextField) else ""
 
@@ -208,28 +217,28 @@ class ServerSettings(SealedRow):
 
     @property
     def is_readable(self) -> bool:
-        """Whether the stored secrets can be opened with the keys at hand."""
+        """Whether the stored secrets can be opened with the configured keys."""
         return not self.why_unreadable
 
     @property
     @with_secrets
     def why_unreadable(self) -> Text:
-        """Why a stored secret cannot be opened, for people; '' when all can."""
+        """The reason why a stored secret cannot be opened, for people; '' when all can."""
         try:
             for name in SECRETS:
-                getattr(self, name)  # reading is what opens it
+                getattr(self, name)  # reading opens it
         except SecretUnreadable as error:
             return why_unreadable(error)
         return ""
 
     @property
     def password_kind(self) -> str:
-        """What kind of reference the stored password is, such as 'env'; '' for one that is kept here."""
+        """The kind of reference of the stored password, such as 'env'; '' for a password that is stored here."""
         return self.kind_of("password")
 
     @with_secrets
     def kind_of(self, name: str) -> str:
-        """The same of each of ``SECRETS``."""
+        """Return the kind of reference of one of ``SECRETS``; '' for one that is stored here or cannot be opened."""
         try:
             found = references.parse(getattr(self, name))
         except SecretUnreadable:
@@ -237,9 +246,9 @@ class ServerSettings(SealedRow):
         return found.kind if isinstance(found, references.Reference) else ""
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
-        """Reload as Django does; secrets stay sealed, so that a lost key does not spoil the rest.
+        """Reload as Django does; secrets stay sealed, so a lost key does not affect the other fields.
 
-        It is read from where it came, or was saved, and not from a replica.
+        The row is read from the database that it was read from or saved to, not from a replica.
         """
         if from_queryset is None:
             using = using or self._state.db

@@ -1,1 +1,1 @@
-"""What machines ask of the web process: whether it lives, whether mail flows, and the metrics."""
+"""Endpoints for machines: health, readiness, metrics."""

@@ -1,6 +1,6 @@
-"""``/healthz``: this process answers. ``/readyz``: a mail that is submitted now goes out.
+"""``/healthz``: this process answers. ``/readyz``: mail that is submitted now will be sent.
 
-Neither tells anything that is secret: no address, no host, no name of a person.
+Neither response contains anything secret: no address, no host, no name of a person.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PATIENCE = 3.0
 @require_safe
 @never_cache
 def healthz(request: HttpRequest) -> JsonResponse:
-    """This process answers; nothing else is asked."""
+    """Answer that this process is running. Checks nothing else."""
     return JsonResponse({"ok": True})
 
 
 @require_safe
 @never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
-    """Whether everything is in place that a mail needs, each with a sentence and its seconds; 503 if not."""
+    """Report whether sending works, with a sentence and the seconds of each check; 503 if not."""
     results = readiness.run(patience=PATIENCE)
     ok = all(result.ok for result in results.values())
     checks = {name: {**asdict(result), "seconds": round(result.seconds, 3)} for name, result in results.items()}
@@ -51,11 +51,11 @@ def _broker() -> tuple[bool, str]:
     if health.is_eager():
         return True, "Tasks run in the process that calls them"
     failure = health.broker_failure(timeout=conf.get("BROKER_TIMEOUT"))
-    return (True, "The broker is there") if failure is None else (False, f"The broker is out of reach ({failure})")
+    return (True, "The broker answers") if failure is None else (False, f"The broker did not answer ({failure})")
 
 
 def _worker() -> tuple[bool, str]:
-    """Whether there was a sweep lately: to ask the workers themselves would take seconds."""
+    """Return whether a sweep ran recently: asking the workers themselves would take seconds."""
     if health.is_eager():
         return True, "Tasks run in the process that calls them"
     return _worst([workers.diagnose_beat()])
@@ -66,16 +66,16 @@ def _queue() -> tuple[bool, str]:
     if not ages:
         return True, "No mail waits for a worker"
     limit = conf.get("QUEUE_AGE_LIMIT")
-    text = "The oldest mail waits for a worker since " + ", ".join(
+    text = "The oldest mail has been waiting for a worker for " + ", ".join(
         f"{ages[priority]:.0f} s ({priority})" for priority in Priority.values if priority in ages
     )
-    # A campaign may take as long as it takes.
+    # Bulk mail may wait for as long as it needs.
     late = any(age > limit for priority, age in ages.items() if priority != Priority.BULK)
     return not late, text + (f"; the limit is {limit:.0f} s" if late else "")
 
 
 def _worst(findings: list[Finding]) -> tuple[bool, str]:
-    """The sentence of the worst; a warning is no reason to say no."""
+    """Return the worst finding's sentence, and whether it is no error. A warning does not fail the check."""
     worst = max(findings, key=lambda finding: list(Level).index(finding.level))
     return worst.level is not Level.ERROR, worst.text
 

@@ -1,4 +1,4 @@
-"""``/metrics``: what the ledger knows, for whoever has the token."""
+"""``/metrics``: the metrics of the ledger, for clients that have the token."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _TEXT = "text/plain; charset=utf-8"
 @never_cache
 @with_secrets
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The page for Prometheus; there is none without METRICS_TOKEN, and 503 when it cannot be made."""
+    """Return the page for Prometheus; 404 without METRICS_TOKEN, 503 if the page cannot be made."""
     if not conf.get("METRICS_TOKEN"):
         raise Http404
     if not access.is_allowed(request.headers.get("Authorization", "")):
-        return HttpResponse("A bearer token is needed.\n", _TEXT, 401, headers={"WWW-Authenticate": "Bearer"})
+        return HttpResponse("A bearer token is required.\n", _TEXT, 401, headers={"WWW-Authenticate": "Bearer"})
     if not access.is_installed():
         return HttpResponse(f"{access.MISSING}\n", _TEXT, 503)
-    from email_integration.metrics import ledger  # not where it is not installed
+    from email_integration.metrics import ledger  # not at the top: prometheus_client may not be installed
 
     try:
         return HttpResponse(ledger.exposition(), ledger.CONTENT_TYPE)
     except (DatabaseError, InterfaceError) as error:
-        return HttpResponse(f"The database is out of reach ({type(error).__name__}).\n", _TEXT, 503)
+        return HttpResponse(f"The database cannot be reached ({type(error).__name__}).\n", _TEXT, 503)

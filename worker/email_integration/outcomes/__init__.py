@@ -1,1 +1,1 @@
-"""What a reply means for a mail, which states a mail has, and how long to wait: no table is asked."""
+"""The meaning of a reply for a mail, the states of a mail, and the waits: nothing here reads a table."""

@@ -1,4 +1,4 @@
-"""How an attempt ended, as values, and the one function that decides it."""
+"""The outcomes of an attempt, as values, and the function that decides them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .codes import DIALOGUE
 from .recognition import quote, reason, recognise
 from .schedule import hint
 
-#: The reason of what was accepted.
+#: The reason of an accepted mail.
 ACCEPTED = "accepted by the server"
 
-#: How many seconds to wait when a server that greylists does not say how long. Five minutes are the default of the
-#: common ones (Postgrey, rspamd); some count from the start again, or block, when one comes back much sooner.
+#: Seconds to wait when a server that greylists does not give a time. Five minutes are the default of common software
+#: (Postgrey, rspamd); some servers start again, or block, when the mail returns much sooner.
 GREYLISTED_FOR = 300.0
 
-#: How many seconds a mail waits that found all of this process's sessions lent.
+#: Seconds that a mail waits when all sessions of this process are lent.
 POOL_BUSY_FOR = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """The server took the mail for ``accepted``; ``refused`` got it not, with the reply of each. ``unsupported`` could
-    not be named to it, for want of SMTPUTF8.
+    """The server accepted the mail for ``accepted`` and rejected ``refused``, with their replies.
 
-    ``retry_in`` is how many seconds those that are left are to wait: 0 means at once, None what is usual. ``reply`` is
-    the server's text here and below; it may hold addresses. There is no ``cause``.
+    ``unsupported`` are recipients that the server cannot be given, because it lacks SMTPUTF8. ``retry_in`` is how many
+    seconds the remaining recipients wait: 0 means none, None means the usual backoff. ``reply`` is the server's text
+    here and in the other outcomes; it may contain addresses. There is no ``cause``.
     """
 
     code: int
@@ -56,10 +56,10 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Deferred:
-    """Not now; ``retry_in`` is the server's hint in seconds. ``relay_at_fault``: nothing to do with this mail.
+    """Temporarily refused, or not sent; tried again. ``retry_in`` is the server's hint in seconds.
 
-    ``for_everybody``: no other mail would fare better, whoever it is from and to. ``recipients`` are those it may have
-    been about, where others were not asked about: these come first next time.
+    ``relay_at_fault``: the cause is not this mail. ``for_everybody``: any other mail would fail too, from and to any
+    address. ``recipients`` are those that the reply may be about, when no others were sent: they come first next time.
     """
 
     cause: Cause
@@ -76,7 +76,10 @@ class Deferred:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """Never for ``recipients``, None being all that are left; others are to be tried in ``retry_in`` seconds."""
+    """Permanently refused; not retried for ``recipients`` (None: all that remain).
+
+    Other recipients are tried in ``retry_in`` seconds.
+    """
 
     cause: Cause
     code: int | None = None
@@ -91,7 +94,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class InDoubt:
-    """The server may or may not have it (RFC 1047)."""
+    """The server may or may not have the mail (RFC 1047)."""
 
     cause: Cause
     reason: str
@@ -102,25 +105,25 @@ class InDoubt:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """There was nothing to do: finished, not due yet, or somebody else is at it."""
+    """There was nothing to do: the delivery is finished, not due yet, or another process is sending it."""
 
     reason: str
 
 
 Outcome = Accepted | Deferred | Failed | InDoubt
 
-#: Whatever the first digit: the server takes the mail another time, or in another transaction (RFC 5321 §4.5.3.1.10).
+#: For any first digit: the server accepts the mail later, or in another transaction (RFC 5321 §4.5.3.1.10).
 _FOR_NOW = frozenset({Cause.TOO_MANY_RECIPIENTS, Cause.MAILBOX_BUSY})
 
-#: To MAIL these say that the server knows no such command, or did not expect one here: no mail fares better. The rest
-#: of ``DIALOGUE`` is about the parameters of the command.
+#: Replies to MAIL that mean that the command is unknown or was not expected: any other mail would fail too. The other
+#: codes of ``DIALOGUE`` are about the parameters of the command.
 _NO_COMMAND = frozenset({500, 502, 503})
 
 
 def classify(failure: SMTPFailure, *, own_sender: bool = False) -> Outcome:
-    """Decide what a failure of the whole transaction means; a pure function of phase, reply and kind of failure.
+    """Return the outcome of a failure of the whole transaction; a pure function of phase, reply and kind of failure.
 
-    ``own_sender`` says that the sender was the relay's, not the mail's: no mail is burnt for a wrong one.
+    With ``own_sender`` the sender is the relay's, not the mail's: no mail fails because of a wrong one.
     """
     if failure.reply is not None:
         return _refused(failure.phase, failure.reply, own_sender=own_sender)
@@ -159,45 +162,45 @@ _OF_KIND: dict[type[SMTPFailure], Cause] = {
 
 
 def classify_recipients(refused: dict[str, Reply], *, own_sender: bool = False) -> Outcome:
-    """Decide what it means that every recipient was refused: by a reply that is about all mail, else by the one that
-    leaves most hope.
+    """Return the outcome when every recipient was refused.
 
-    Many servers refuse the sender only now, so ``own_sender`` counts as in ``classify``.
+    A reply that is about all mail decides; otherwise the one that leaves most hope. Many servers refuse the sender only
+    now, so ``own_sender`` means the same as in ``classify``.
     """
     outcomes = {address: _refused(Phase.RCPT, reply, own_sender=own_sender) for address, reply in refused.items()}
     waiting = {address: outcome for address, outcome in outcomes.items() if isinstance(outcome, Deferred)}
     if not waiting:
         failed = next(outcome for outcome in outcomes.values() if isinstance(outcome, Failed))
         return replace(failed, refused=refused)
-    # What was said of the configuration's sender settles no recipient.
+    # A refusal of the configuration's sender settles no recipient.
     settled = {
         address: reply for address, reply in refused.items() if address not in waiting or not is_permanent(reply)
     }
     retry_in = _longest(outcome.retry_in for outcome in waiting.values())
-    decides = max(waiting.values(), key=lambda outcome: outcome.for_everybody)  # the first of those
+    decides = max(waiting.values(), key=lambda outcome: outcome.for_everybody)  # max() returns the first of them
     return replace(decides, retry_in=retry_in, refused=settled)
 
 
 def accepted(
     code: int, accepted: tuple[str, ...], refused: dict[str, Reply], *, reply: Reply | None = None
 ) -> Accepted:
-    """Make the outcome of a mail that the server took, by ``reply``, for ``accepted`` and not for ``refused``."""
+    """Return the outcome of a mail that the server accepted by ``reply``, for ``accepted`` and not for ``refused``."""
     said = quote(reply) if reply else ""
     return Accepted(code=code, accepted=accepted, refused=refused, retry_in=wait_of_refused(refused), reply=said)
 
 
 def wait_of_refused(refused: dict[str, Reply]) -> float | None:
-    """How many seconds those of them are to wait who were put off beside others; as ``Accepted.retry_in``."""
+    """Return how many seconds the deferred ones of ``refused`` must wait, in the form of ``Accepted.retry_in``."""
     if not refused:
         return None
     put_off = [(recognise(Phase.RCPT, one), one) for one in refused.values() if not is_permanent(one)]
     if put_off and all(cause is Cause.TOO_MANY_RECIPIENTS for cause, _ in put_off):
-        return 0.0  # RFC 5321 §4.5.3.1.10: the rest goes in another transaction, at once
+        return 0.0  # RFC 5321 §4.5.3.1.10: the rest is sent in another transaction, at once
     return _longest(_retry_in(cause, one) for cause, one in put_off)
 
 
 def is_permanent(reply: Reply, *, own_sender: bool = False) -> bool:
-    """Whether the recipient this was said of can be given up. ``own_sender`` is ``classify``'s."""
+    """Return whether ``reply`` ends the delivery to its recipient. ``own_sender`` means the same as in ``classify``."""
     return isinstance(_refused(Phase.RCPT, reply, own_sender=own_sender), Failed)
 
 
@@ -207,7 +210,7 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
     if cause is Cause.OUT_OF_TURN and phase is Phase.FINAL_DOT:
         return InDoubt(cause=cause, code=code, reason=why, reply=said)
     of_dialogue = phase is Phase.MAIL and reply.permanent and _is_of_dialogue(code, cause)
-    # 421 closes the session. Greylisting is about one mail, even with it.
+    # 421 closes the session. Greylisting is about one mail, even with this code.
     at_fault = phase.before_mail or cause in ABOUT_US or of_dialogue or (code == 421 and cause is not Cause.GREYLISTED)
     for_everybody = at_fault and _is_for_everybody(phase, code, cause)
     if own_sender and not at_fault and _is_about_configuration(phase, reply, cause):
@@ -229,38 +232,38 @@ def _refused(phase: Phase, reply: Reply, *, own_sender: bool = False) -> Deferre
 
 
 def _is_of_dialogue(code: int, cause: Cause) -> bool:
-    """Whether MAIL was refused as a command, not for what is in it (RFC 5321 §4.2.2)."""
+    """Return whether MAIL was refused as a command, not for its parameters (RFC 5321 §4.2.2)."""
     return cause is Cause.PROTOCOL or (code in DIALOGUE and cause is not Cause.SENDER)
 
 
 def _is_for_everybody(phase: Phase, code: int, cause: Cause) -> bool:
-    """Whether no other mail would fare better, of what is not this mail's fault."""
+    """Return whether any other mail would fail too, for a failure that is not this mail's fault."""
     if phase.before_mail or cause in ACCOUNT_WIDE:
         return True
     if phase is Phase.MAIL:
         # Neither recipients nor content are known yet.
         return code == 421 or cause in ABOUT_LOGIN or cause is Cause.LIMIT or code in _NO_COMMAND
-    # To RCPT it may be said of these recipients alone; later, a login is not theirs.
+    # A reply to RCPT may be about these recipients only; later, a refused login is not about them.
     return phase is not Phase.RCPT and cause in REFUSED_LOGIN
 
 
 def _is_about_configuration(phase: Phase, reply: Reply, cause: Cause) -> bool:
-    """Whether mail of the configuration's own sender is refused for what an administrator can fix."""
+    """Return whether mail with the configuration's own sender is refused for a reason that an administrator can fix."""
     if cause is Cause.SENDER_NOT_ALLOWED:
         return True
     if phase is Phase.MAIL and cause in ADMIN_FIXABLE:
-        return True  # nothing is known of the mail yet but its sender
+        return True  # of the mail, only the sender is known yet
     if not reply.permanent:
         return False
-    # MAIL refuses for good the sender, or the size.
+    # A permanent refusal of MAIL is about the sender or the size.
     return cause in (Cause.SENDER, Cause.UNPROVEN) or (phase is Phase.MAIL and cause is not Cause.TOO_BIG)
 
 
 def _waits(phase: Phase, reply: Reply, cause: Cause) -> bool:
-    """Whether what was refused may be taken another time."""
+    """Return whether a later attempt may succeed."""
     if not reply.permanent or cause in ADMIN_FIXABLE or cause in _FOR_NOW:
         return True
-    # After a command that the server did not expect or understand nothing is known of this recipient, or this mail.
+    # A command that the server did not expect or understand says nothing about this recipient, or this mail.
     return reply.code == 503 or (phase in (Phase.RCPT, Phase.DATA) and reply.code in (500, 502, 504))
 
 

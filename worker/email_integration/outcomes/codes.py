@@ -1,7 +1,7 @@
-"""What the numbers of a reply mean: the enhanced code (RFC 3463, registry: RFC 5248), then the code (RFC 5321 §4.2).
+"""The meaning of a reply's numbers: the enhanced code (RFC 3463, registry: RFC 5248), then the code (RFC 5321 §4.2).
 
-An enhanced code that names one thing decides. One that several things share leaves the choice to the words: among all
-causes, or among those of its subject.
+An enhanced code with one meaning decides. For a code with several meanings the words decide: among all causes, or among
+those of its subject.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ MAIL = frozenset({Phase.MAIL})
 RCPT = frozenset({Phase.RCPT})
 WHOLE = frozenset({Phase.DATA, Phase.CONTENT, Phase.FINAL_DOT})
 ANYWHERE = frozenset(Phase)
-#: What is said here of an account, a mailbox or a login is said of ours.
+#: In these phases an account, a mailbox or a login in a reply is the sender's.
 OURS = OPENING | MAIL
 ABOUT_RECIPIENT = RCPT | WHOLE
 SENDING = MAIL | ABOUT_RECIPIENT
 
-#: Codes that say that the command, not what it is about, was not understood (RFC 5321 §4.2.2, RFC 1869 §6).
+#: Codes that mean that the command itself was not understood (RFC 5321 §4.2.2, RFC 1869 §6).
 DIALOGUE = frozenset({500, 501, 502, 503, 504, 555})
 
-#: What words can make of a reply that is about a login (RFC 4954 §6). A server may refuse one for another reason.
+#: Causes that the words of a reply about a login may name (RFC 4954 §6). A server may refuse one for another reason.
 _OF_A_LOGIN = ABOUT_LOGIN | ACCOUNT_WIDE | {Cause.LIMIT, Cause.CLIENT}
-#: … and of one about the dialogue, which servers also use before a login, and for a name that they do not like.
+#: … and of a reply about the dialogue. Servers also send such replies before a login, and for an unwanted name.
 _OF_THE_DIALOGUE = _OF_A_LOGIN | {Cause.BAD_ADDRESS}
 _NOTHING: frozenset[Cause] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """``cause`` by itself, unless the words make it one ``among`` these."""
+    """The meaning is ``cause``, unless the words name one ``among`` these."""
 
     cause: Cause
     among: frozenset[Cause] = _NOTHING
@@ -62,7 +62,7 @@ def _entries() -> dict[str, list[_Entry]]:
         for detail in details:
             found.setdefault(detail, []).append(entry)
 
-    # -- X.1, addresses. To MAIL there is no recipient yet, and a reply to RCPT or later that names one means it.
+    # -- X.1, addresses. For MAIL there is no recipient yet; a reply to RCPT or later that names one means it.
     means(Cause.NO_MAILBOX, "1.1", where=ABOUT_RECIPIENT)
     means(Cause.NO_DOMAIN, "1.2", where=ABOUT_RECIPIENT)
     means(Cause.BAD_ADDRESS, "1.3", "1.4", where=ABOUT_RECIPIENT)
@@ -81,7 +81,7 @@ def _entries() -> dict[str, list[_Entry]]:
     # -- X.4, the network --
     means(Cause.NETWORK, "4.1", "4.3", "4.4", "4.7")
     means(Cause.LOOP, "4.6")
-    # -- X.5, the dialogue. At a login a server means that it does not know the mechanism.
+    # -- X.5, the dialogue. At a login it means that the server does not know the mechanism.
     means(Cause.PROTOCOL, "5.1", "5.2", "5.4", "5.5", "5.6", where=SENDING, among=_OF_THE_DIALOGUE)
     means(Cause.TOO_MANY_RECIPIENTS, "5.3", where=ABOUT_RECIPIENT)
     means(Cause.LIMIT, "5.3", where=MAIL)  # there are no recipients yet: OpenSMTPD counts mails
@@ -101,9 +101,9 @@ def _entries() -> dict[str, list[_Entry]]:
     means(Cause.SENDER, "7.27")
     means(Cause.LIMIT, "7.28", where=ANYWHERE, classes="4")
     means(Cause.SPAM, "7.28", classes="5")
-    # Microsoft's here, not RFC 8689's: we never say REQUIRETLS.
+    # Microsoft's meaning, not RFC 8689's: this app never sends REQUIRETLS.
     means(Cause.PASSWORDS_OFF, "7.30", where=ANYWHERE)
-    # -- Microsoft's own, which mean nothing else elsewhere. The page: see tests/provider_replies.py.
+    # -- Microsoft's own, without another meaning elsewhere. For the page see tests/provider_replies.py.
     means(Cause.ACCOUNT_QUOTA, "1.90", "7.232", "7.233", "7.236", where=ANYWHERE)
     means(Cause.ACCOUNT_RATE, "2.251", "2.253", "2.254", "2.255", where=ANYWHERE)
     means(Cause.SENDER_NOT_ALLOWED, "2.252", "7.60", "7.750")
@@ -132,12 +132,13 @@ _ENHANCED = _entries()
 
 
 def meaning(phase: Phase, code: int, enhanced: str) -> Meaning | None:
-    """Return what the enhanced code means in ``phase``, else a code that is as precise; None when the words have the
-    whole choice.
+    """Return the meaning of the enhanced code in ``phase``, else of a code that is as precise.
+
+    None means that only the words decide.
     """
     found = _of_enhanced(phase, enhanced)
     if phase is Phase.MAIL and code in DIALOGUE:
-        # Not of the sender, unless 'syntax error' comes with the enhanced code for its syntax or its domain.
+        # Not about the sender, unless 'syntax error' comes with the enhanced code for its syntax or its domain.
         about_sender = code in (501, 555) and enhanced[2:] in ("1.7", "1.8")
         about_us = found is not None and found.cause in _OF_A_LOGIN
         return found if about_sender or about_us else Meaning(cause=Cause.PROTOCOL, among=_OF_A_LOGIN)
@@ -150,7 +151,7 @@ def _of_enhanced(phase: Phase, enhanced: str) -> Meaning | None:
 
 
 def _of_code(phase: Phase, code: int, enhanced: str) -> Meaning | None:
-    # Of the enhanced code only the subject counts: what is about an address or a mailbox is about no login.
+    # Of the enhanced code only the subject counts: a reply about an address or a mailbox is not about a login.
     about_mailbox = phase is Phase.RCPT and enhanced[2:4] in ("1.", "2.")
     if code in (530, 534, 535, 538) and not about_mailbox:
         return Meaning(cause=Cause.LOGIN_NEEDED if code == 530 else Cause.LOGIN, among=_OF_A_LOGIN)
@@ -166,7 +167,7 @@ def _of_code(phase: Phase, code: int, enhanced: str) -> Meaning | None:
 
 
 def by_numbers(phase: Phase, code: int, enhanced: str) -> Cause | None:
-    """Return what code and subject say when the words say nothing."""
+    """Return the cause by code and subject, for replies whose words say nothing."""
     subject = enhanced[2:4]
     for codes, phases, subjects, cause in _BY_NUMBERS:
         if code in codes and phase in phases and (subjects is None or subject in subjects):
@@ -178,13 +179,13 @@ _4YZ, _5YZ, _ANY = range(400, 500), range(500, 600), range(400, 600)
 _NONE = ("",)
 _NO_MAILBOX = ("", "0.", "3.", "4.", "5.", "6.", "7.")
 
-#: Code, phase, subject (None is any, '' is no enhanced code), cause; the first that fits.
+#: Code, phase, subject (None is any, '' is no enhanced code), cause; the first match is used.
 _BY_NUMBERS: tuple[tuple[Container[int], frozenset[Phase], tuple[str, ...] | None, Cause], ...] = (
     ((421,), ANYWHERE, None, Cause.UNAVAILABLE),
     ((454,), ANYWHERE, _NO_MAILBOX, Cause.UNAVAILABLE),
     (_5YZ, frozenset({Phase.AUTH}), None, Cause.LOGIN),
     (range(550, 560), OPENING - {Phase.STARTTLS}, None, Cause.CLIENT),
-    ((552,), MAIL, _NONE, Cause.TOO_BIG),  # RFC 1870 §6: SIZE is said there
+    ((552,), MAIL, _NONE, Cause.TOO_BIG),  # RFC 1870 §6: SIZE is a parameter of MAIL
     (frozenset(_5YZ) - DIALOGUE, MAIL, None, Cause.SENDER),
     ((552,), WHOLE, _NONE, Cause.TOO_BIG),
     ((552,), RCPT, _NONE, Cause.FULL),

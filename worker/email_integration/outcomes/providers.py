@@ -1,7 +1,7 @@
-"""What providers say in their own way: rules as data, which come before everything else.
+"""Replies that are particular to providers: rules as data, which apply before everything else.
 
 Most are documented on a page of the provider, which ``tests/provider_replies.py`` names beside each reply. The others
-were seen in logs that users have published.
+are from logs that users have published.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .codes import ABOUT_RECIPIENT, ANYWHERE, SENDING
 
 
 class Rule(NamedTuple):
-    """A reply whose code begins with ``code``, with this enhanced code and this phrase in it.
+    """A rule for a reply whose code begins with ``code``, with this enhanced code and this phrase.
 
-    ``enhanced`` is '' for none and '*' for whatever there is. ``phrase`` is in lower case, and has no address in it.
+    ``enhanced`` is '' for none and '*' for any or none. ``phrase`` is in lower case, and contains no address.
     """
 
     code: str
@@ -65,7 +65,7 @@ _GOOGLE = (
     Rule("550", "*", "credentials for relay", Cause.CLIENT),
     Rule("530", "5.5.1", "authentication required", Cause.LOGIN_NEEDED),
     Rule("554", "5.7.0", "too many unauthenticated commands", Cause.LOGIN_NEEDED),
-    # In the registry these are something else.
+    # The registry gives these codes another meaning.
     Rule("", "4.7.27", "spf", Cause.UNPROVEN, SENDING),
     Rule("", "5.7.27", "spf", Cause.UNPROVEN, SENDING),
     Rule("", "4.7.29", "tls connection", Cause.STARTTLS_FIRST, SENDING),
@@ -133,7 +133,7 @@ RULES: tuple[Rule, ...] = (*_MICROSOFT, *_GOOGLE, *_AMAZON, *_ZOHO, *_SENDGRID, 
 
 
 def recognise(phase: Phase, code: int, enhanced: str, text: str) -> Cause | None:
-    """Return what the first rule that fits says; None for none."""
+    """Return the cause of the first matching rule, or None."""
     said = text.lower()
     return next(
         (

@@ -1,4 +1,4 @@
-"""When to try again: the formula of every wait, for callers that have its numbers."""
+"""The time of the next try: pure functions for every wait."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import re
 
-#: No server is believed to want a longer wait than this, in seconds: a week.
+#: Maximum of a server's hint, in seconds: a week.
 LONGEST_HINT = 7 * 86400.0
 
 _AMOUNT = re.compile(
@@ -17,24 +17,25 @@ _PERIOD = re.compile(rf"(?<![\w.:@-]){_AMOUNT.pattern}(?:[\s,]*(?:and\s+)?{_AMOU
 _INTRODUCED = r"\b(?:in|after|for|wait|retry|delay(?:ed)?(?: of| by)?)[\s:=]+(?:at least |about |another )?"
 _TRY_IN = re.compile(_INTRODUCED + _PERIOD.pattern, re.I)
 _TRY_IN_CLOCK = re.compile(_INTRODUCED + r"(\d{1,3}):([0-5]?\d):([0-5]?\d)(?![\d:])", re.I | re.ASCII)
-#: What a server says that names a time without 'in' or 'after'.
+#: Words of a server that ask for a wait, for a time without 'in' or 'after'.
 _ASKS = re.compile(r"again|retry|come back|gr[ea]y|delay|wait|later|defer", re.I)
 
 
 def doubled(first: float, times: int, *, longest: float = math.inf) -> float:
-    """Return ``first`` seconds, doubled so many times (at most 30), and no more than ``longest``.
+    """Return ``first`` seconds, doubled ``times`` times (at most 30), and no more than ``longest``.
 
-    So the waits grow between attempts, probes of a server at fault, and tries to record and to notify of an alert.
+    The waits between attempts, between probes of a server at fault, and between tries to record or to notify of an
+    alert grow in this way.
     """
     return float(min(longest, first * 2.0 ** min(times, 30)))
 
 
 def backoff(attempts: int, *, first: float, longest: float, chance: float, hint: float | None = None) -> float:
-    """Return how many seconds to wait after the ``attempts``-th attempt (1, 2, …) failed for now.
+    """Return how many seconds to wait after the ``attempts``-th attempt (1, 2, …) failed temporarily.
 
-    Exponential between ``first`` and ``longest`` seconds, with full jitter: ``chance`` (0 to 1) says where between
-    nothing and the whole. A ``hint`` in seconds is honoured up to ``longest``, and spread by a tenth so that not all
-    come back at once; a hint of 0 means at once.
+    The wait is exponential between ``first`` and ``longest`` seconds, with full jitter: ``chance`` (0 to 1) selects a
+    point between nothing and the whole. A ``hint`` in seconds is honoured up to ``longest``, and a tenth is added at
+    most, so that not all mails return at once; a hint of 0 means at once.
     """
     if hint is not None:
         return min(hint, longest) * (1 + 0.1 * chance)
@@ -44,26 +45,26 @@ def backoff(attempts: int, *, first: float, longest: float, chance: float, hint:
 def probe_wait(failures: int, *, first: float, longest: float, longest_hint: float, hint: float | None = None) -> float:
     """Return how many seconds after the ``failures``-th failure (1, 2, …) in a row a server at fault may be probed.
 
-    Exponential between ``first`` and ``longest`` seconds, without jitter: there is one probe for all processes. Not
-    before the time that the server gives as a ``hint`` in seconds, which is honoured up to ``longest_hint``.
+    The wait is exponential between ``first`` and ``longest`` seconds, without jitter: there is one probe for all
+    processes. It is at least the server's ``hint`` in seconds, which is honoured up to ``longest_hint``.
     """
     return max(min(hint or 0.0, longest_hint), doubled(first, failures - 1, longest=longest))
 
 
 def wait_for_probe(longest: float, *, chance: float) -> float:
-    """Return how many seconds a mail is put off for a server that is probed every ``longest`` seconds at least.
+    """Return how many seconds a mail is deferred for a server that is probed at least every ``longest`` seconds.
 
-    Longer than it takes until the next probe, whose success makes the mail due at once. ``chance`` (0 to 1) spreads
-    it, up to twice that, so that not all come back at once.
+    The wait is longer than the time until the next probe, whose success makes the mail due at once. ``chance`` (0 to 1)
+    spreads it, up to twice that time, so that not all mails return at once.
     """
     return longest * (1 + chance)
 
 
 def hint(text: str) -> float | None:
-    """Return how many seconds a server asks us to wait, by the words of its reply; None when it does not say.
+    """Return how many seconds a server asks to wait, by the words of its reply; None when it gives no time.
 
     'Try again in 5 minutes', 'come back in 00:05:00', 'Greylisted for 60 seconds', 'wait 1 hour 30 min', 'delay 300s'.
-    Never 0, which would mean at once, and never longer than ``LONGEST_HINT``.
+    The result is never 0, which would mean at once, and never longer than ``LONGEST_HINT``.
     """
     waits = [_seconds_of_clock(*found.groups()) for found in _TRY_IN_CLOCK.finditer(text)]
     waits += [_seconds(found[0]) for found in _TRY_IN.finditer(text)]
@@ -81,4 +82,5 @@ def _seconds_of_clock(hours: str, minutes: str, seconds: str) -> float:
 
 
 def seconds(value: float) -> dt.timedelta:
+    """Return ``value`` seconds as a ``timedelta``."""
     return dt.timedelta(seconds=value)

@@ -1,4 +1,4 @@
-"""What an outcome makes of each recipient, and of the delivery as a whole: pure functions."""
+"""The effect of an outcome on each recipient, and on the delivery as a whole: pure functions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .recognition import quote, reason, recognise
 from .status import Status
 
 #: ``{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}``;
-#: ``reply`` is the server's text and may hold addresses, ``cause`` and ``reason`` are ours and do not.
+#: ``reply`` is the server's text and may contain addresses, ``cause`` and ``reason`` are this app's and do not.
 Recipient = dict[str, Any]
 
 STATUSES = ("pending", "accepted", "failed")
 
-#: What stands where something was erased that was known of a person.
+#: Replaces erased personal data.
 ERASED = "erased"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a delivery stands: ``status`` is None while something is left to try, ``cause`` '' when it was accepted."""
+    """The state of a delivery: ``status`` is None while recipients are left to try, ``cause`` '' after acceptance."""
 
     status: Status | None
     code: int | None
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
-    """Settle each recipient the outcome says something of. What was accepted stays so, and wins over what was not."""
+    """Return the recipients settled by ``outcome``. An accepted one stays accepted; acceptance replaces failure."""
     taken = outcome.accepted if isinstance(outcome, Accepted) else ()
     return [
         {"address": item["address"], "status": "accepted", "code": outcome.code}
@@ -45,31 +45,31 @@ def settle(recipients: list[Recipient], outcome: Outcome) -> list[Recipient]:
 
 
 def left(addresses: Iterable[str], outcome: Outcome) -> tuple[str, ...]:
-    """Which of these addresses the outcome has not settled."""
+    """Return the addresses that the outcome has not settled."""
     settled = settle([{"address": address, "status": "pending"} for address in addresses], outcome)
     return tuple(item["address"] for item in settled if item["status"] == "pending")
 
 
 def give_up(recipients: list[Recipient], cause: Cause, reason: str) -> list[Recipient]:
-    """Settle those that nothing was decided about."""
+    """Return the recipients with all pending ones failed for ``cause``."""
     given_up = {"status": "failed", "reply": reason, "cause": cause.value, "reason": reason}
     return [{**item, **given_up} if item["status"] == "pending" else item for item in recipients]
 
 
 def judge(recipients: list[Recipient], outcome: Outcome) -> Verdict:
-    """Say how a delivery stands whose recipients ``outcome`` has just settled."""
+    """Return the verdict on a delivery whose recipients ``outcome`` has just settled."""
     pending = [item for item in recipients if item["status"] == "pending"]
     taken = accepted(recipients)
     if pending:
         if not isinstance(outcome, Accepted):
             return Verdict(status=None, code=outcome.code, cause=str(outcome.cause), reason=outcome.reason)
-        first, why = pending[0], f"{len(pending)} of {len(recipients)} recipients were put off"
+        first, why = pending[0], f"{len(pending)} of {len(recipients)} recipients were deferred"
         return Verdict(status=None, code=first.get("code"), cause=first.get("cause", ""), reason=why)
     return taken or Verdict(status=Status.FAILED, code=outcome.code, cause=str(outcome.cause), reason=outcome.reason)
 
 
 def accepted(recipients: list[Recipient]) -> Verdict | None:
-    """The verdict on a finished delivery that the server took for anybody; None when it took it for nobody."""
+    """Return the verdict on a finished delivery that was accepted for at least one recipient; None if for none."""
     taken = [item for item in recipients if item["status"] == "accepted"]
     if not taken:
         return None
@@ -78,12 +78,12 @@ def accepted(recipients: list[Recipient]) -> Verdict | None:
 
 
 def is_pending(recipients: list[Recipient]) -> bool:
-    """Whether there is somebody left to send to."""
+    """Return whether a recipient is still pending."""
     return any(item["status"] == "pending" for item in recipients)
 
 
 def names_erased(recipients: Any) -> bool:
-    """Whether somebody was erased among them, who may still be named in the content. Takes what cannot be read too."""
+    """Return whether a recipient was erased, whom the content may still name. Accepts unreadable values too."""
     found = recipients if isinstance(recipients, list) else []
     return any(isinstance(item, dict) and item.get("address") == ERASED for item in found)
 

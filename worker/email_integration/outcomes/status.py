@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Status(models.TextChoices):
-    """The life of a delivery; see docs/reference.md."""
+    """The status of a delivery; see docs/reference.md."""
 
     PREPARED = "prepared", _("prepared")
     QUEUED = "queued", _("queued")
@@ -22,7 +22,7 @@ class Status(models.TextChoices):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will be done by itself."""
+        """Whether the delivery is finished: the app takes no further action."""
         return self in FINAL
 
 

@@ -15,7 +15,7 @@ from .codes import ABOUT_RECIPIENT, ANYWHERE, MAIL, OURS, RCPT, SENDING, WHOLE
 def recognise(
     phase: Phase, code: int, enhanced: str, text: str, *, among: Collection[Cause] | None = None
 ) -> Cause | None:
-    """Return what ``text`` says, if it is ``among`` these causes; None when it says nothing that is known."""
+    """Return the cause that ``text`` names, if it is ``among`` these causes; None for unknown words."""
     if among is not None and not among:
         return None
     return next(
@@ -44,29 +44,29 @@ class _Rule:
 def _rule(
     cause: Cause, words: str, phases: frozenset[Phase] = ANYWHERE, *, codes: str = "", enhanced: str = ""
 ) -> _Rule:
-    """``codes`` and ``enhanced`` are how the numbers begin."""
+    """Return a rule; ``codes`` and ``enhanced`` match the beginning of the numbers."""
     return _Rule(cause, re.compile(words, re.I), phases, re.compile(codes), re.compile(enhanced))
 
 
-#: What is said before the content is known cannot be about it.
+#: A reply before the content is known cannot be about the content.
 _BEFORE_CONTENT = ANYWHERE - WHOLE
 
 _LOGIN_FIRST = (
     r"auth\w* (is )?required|not authenticated|unauthenticated senders|must (be )?(authenticat|log ?in)"
     r"|(log ?in|auth(enticate)?)( command)? first"
 )
-#: No limit of ours: that of a mail's size.
+#: Not a limit of sending: the limit of a mail's size.
 _NO_SIZE = r"^(?!.*\bsize\b).*"
-#: 552 is about the size where nothing else is said (RFC 1870 §6).
+#: 552 without another reason is about the size (RFC 1870 §6).
 _NO_552 = "4|5(?!52)"
 _OUT_OF_USE = r"(locked|disabled|suspended|blocked)"
-#: Nor of a mailbox.
+#: Nor the limit of a mailbox.
 _NO_MAILBOX = r"^(?!.*\b(size|mailbox|inbox|recipients?)\b).*"
-#: 50z says that the command was not understood.
+#: 50z means that the command was not understood.
 _NO_DIALOGUE = "4|5[1-9]"
 _NOT_OF_A_MAILBOX = r"(?!\d\.[12]\.)"
 
-#: The first that fits.
+#: The first match is used.
 _RULES = (
     _rule(Cause.GREYLISTED, r"\bgr[ea]y[- ]?list", codes="4"),
     # -- the login and the encryption --
@@ -75,7 +75,7 @@ _RULES = (
     _rule(Cause.PASSWORDS_OFF, r"SmtpClientAuthentication is disabled|smtp_auth_disabled"),
     _rule(Cause.PASSWORDS_OFF, r"basic authentication is (disabled|not supported)"),
     _rule(Cause.LOCKED, r"log in (via|with|through) your web browser", codes="5"),
-    # With another sender the account may send all the same. Later than MAIL it may be the content that is blocked.
+    # The account may still send with another sender. After MAIL it may be the content that is blocked.
     _rule(Cause.SENDER_NOT_ALLOWED, rf"\bsender\b(?!.{{0,40}}\bip\b).{{0,40}}\b{_OUT_OF_USE}", MAIL, codes="5"),
     _rule(
         Cause.SENDER_NOT_ALLOWED,
@@ -105,10 +105,10 @@ _RULES = (
     ),
     _rule(Cause.ACCOUNT_FULL, r"(mailbox|mail ?folder|inbox).{0,20}\bfull", MAIL),
     _rule(Cause.LOGIN_NEEDED, _LOGIN_FIRST, OURS, codes="5"),
-    # What Microsoft says under numbers of its own.
+    # Microsoft's replies with its own numbers.
     _rule(Cause.ACCOUNT_BLOCKED, r"\btenant has exceeded\b", codes="5"),
     _rule(Cause.ACCOUNT_IP, r"\btraffic not accepted from this IP\b", codes="5"),
-    # -- limits: of a mailbox, of a transaction, ours --
+    # -- limits: of a mailbox, of a transaction, of sending --
     _rule(Cause.MAILBOX_BUSY, r"(user|recipient|mailbox)\b.{0,60}\breceiving\b|recipient (thread|rate) ?limit"),
     _rule(Cause.MAILBOX_BUSY, r"too (many|much)\b.{0,20} (for|to) th(is|e) (recipient|user|mailbox)"),
     _rule(Cause.LIMIT, r"too (many recipients|much mail) from"),
@@ -143,7 +143,7 @@ _RULES = (
         codes=_NO_552,
         enhanced=_NOT_OF_A_MAILBOX,
     ),
-    # Of a mailbox it would be X.2.2.
+    # About a mailbox it would be X.2.2.
     _rule(Cause.LIMIT, rf"{_NO_MAILBOX}\bquota (is |was )?exceeded", SENDING, codes=_NO_552, enhanced=r"\d\.7\."),
     _rule(Cause.TOO_MANY_RECIPIENTS, r"too many (rcpts?|recipients)", ABOUT_RECIPIENT),
     _rule(Cause.TOO_MANY_RECIPIENTS, r"recipients?\b.{0,20}\b(limit|maximum)", ABOUT_RECIPIENT),
@@ -163,7 +163,7 @@ _RULES = (
         r"relay(ing)?\b.*\b(denied|disallowed|prohibited|forbidden|not permitted|not allowed)|unable to relay",
     ),
     _rule(Cause.RELAYING, r"not (permitted|allowed) to relay|(do|does|will) not relay|rcpthosts"),
-    # At DATA too: no more is known of the mail by then.
+    # At DATA too: no more is known about the mail then.
     _rule(Cause.RELAYING, _LOGIN_FIRST, RCPT | {Phase.DATA}, codes="5"),
     _rule(Cause.LOGIN_LATER, r"auth|log ?in|credential|tls|encrypt", codes="454", enhanced=r"$|4\.7\."),
     _rule(Cause.LOGIN_LATER, r"", codes="454", enhanced=r"4\.7\.0$"),
@@ -232,7 +232,7 @@ _RULES = (
     _rule(Cause.VIRUS, r"(banned|illegal|blocked|prohibited) (attachment|file)", SENDING),
     _rule(Cause.SPAM, r"\bspam\b|spamhaus|unsolicited|\bjunk\b|\bbulk\b|bl(ack|ock) ?list|reputation", SENDING),
     _rule(Cause.SPAM, r"content\b.{0,20}\b(reject|refus|denied|block)", SENDING),
-    # -- later. Said of one mail; a server that is short of something says X.3.Z. --
+    # -- later. About one mail; a server that lacks a resource sends X.3.Z. --
     _rule(
         Cause.GREYLISTED,
         r"^(?!.*service).*(delay|\btry|come back|retry|\blater|temporarily (rejected|deferred))",

@@ -1,1 +1,1 @@
-"""How mail comes into the database, and how what waits there is found: the sweep, and what makes it due again."""
+"""Store submitted mail in the database, and find mail that is due: submission, sweeps and retries."""

@@ -1,4 +1,4 @@
-"""Take many mails: rendered one after the other, stored in batches, with one wake-up for each queue."""
+"""Submit many mails: render each one, store them in batches, and publish one wake-up for each queue."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from email_integration.secrecy import with_secrets
 
 from .submission import build_delivery, first, is_due
 
-#: Mails in a batch, unless they hold more octets than this.
+#: Mails in a batch, unless they have more octets than ``_OCTETS``.
 BATCH = 500
 _OCTETS = 4 * 1024 * 1024
 
 
 class Submission:
-    """Takes one message after the other, and stores a batch of them in a transaction.
+    """Accepts messages one by one, and stores each batch of them in one transaction.
 
-    A batch has ``batch_size`` mails, or fewer that are large: memory and a statement hold no more at a time. ``kept``
-    is what each row keeps of the call, and ``queue`` the queue that the caller has chosen. A sender equal to
-    DEFAULT_FROM_EMAIL is one that was not chosen. ``idempotency_key`` gives each message's; ``on_progress`` is told how
-    many are stored after each batch.
+    A batch has ``batch_size`` mails, or fewer if they are large. This bounds the memory and the size of a statement.
+    ``kept`` is the part of the call that each row stores, and ``queue`` the queue that the caller has chosen. A sender
+    equal to DEFAULT_FROM_EMAIL counts as not chosen. ``idempotency_key`` returns the key of a message. After each
+    batch, ``on_progress`` is called with the number of mails stored so far.
+
+    Raises ``InvalidMail`` for an invalid ``batch_size``, and ``TypeError`` for an argument that must be a function.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Submission:
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:  # type: ignore[redundant-expr]  # a caller may give anything
-            raise InvalidMail(f"batch_size must be a number of at least 1, not {quoted(batch_size)}.")
+            raise InvalidMail(f"batch_size must be a whole number, 1 or more, not {quoted(batch_size)}.")
         for name, function in (("idempotency_key", idempotency_key), ("on_progress", on_progress)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not a {type(function).__name__}.")
@@ -54,12 +56,12 @@ class Submission:
         self._on_progress = on_progress
         self._batch: list[Delivery] = []
         self._octets = 0
-        #: Of the deliveries that are stored, in the order of their messages.
+        #: Ids of the stored deliveries, in the order of their messages.
         self.ids: list[str] = []
 
     @with_secrets
     def take(self, message: EmailMessage, *, number: int | None = None) -> None:
-        """Take a message, which an error names by its ``number``. Raises ``InvalidMail``, and takes nothing then."""
+        """Accept a message. ``number`` identifies it in errors. Raises ``InvalidMail``, and then does not accept it."""
         try:
             key = self._key(message) if self._key else None
             delivery = build_delivery(
@@ -81,7 +83,7 @@ class Submission:
 
     @with_secrets
     def store(self) -> None:
-        """Store what was taken and is not stored yet."""
+        """Store the accepted messages that are not stored yet."""
         batch, self._batch, self._octets = self._batch, [], 0
         if batch:
             self.ids += _store(batch)
@@ -90,14 +92,14 @@ class Submission:
 
 
 def _store(deliveries: Sequence[Delivery]) -> list[str]:
-    """Insert in one transaction, and publish once it is committed; return the ids in the same order.
+    """Insert the deliveries in one transaction, publish on commit, and return the ids in the same order.
 
-    Where the idempotency key was there before, the id is that of the first delivery, and nothing is submitted.
+    If an idempotency key already exists, the id is that of the existing delivery, and nothing is submitted for it.
     """
     using = rows.database()
     with transaction.atomic(using=using):
         if any(delivery.idempotency_key for delivery in deliveries):
-            # Sorted, so that two that submit the same wait for each other one way round only.
+            # Sorted, so two processes that submit the same keys cannot deadlock.
             inserting.insert(*sorted(deliveries, key=_key), using=using, unless_known=True)
             ids = _ids(deliveries)
         else:
@@ -116,7 +118,7 @@ def _key(delivery: Delivery) -> str:
 
 
 def _ids(deliveries: Sequence[Delivery]) -> list[str]:
-    """The ids that are in the database; a content of what was there before is removed."""
+    """Return the ids in the database. Remove the content file of a delivery whose key already existed."""
     keys = [delivery.idempotency_key for delivery in deliveries if delivery.idempotency_key]
     found = Delivery.objects.filter(idempotency_key__in=keys)
     there = dict(found.values_list("idempotency_key", "pk"))

@@ -1,4 +1,4 @@
-"""Publishing what follows finished deliveries in the caller's task queue, at least once."""
+"""Publish the continuations of finished deliveries in the caller's task queue, at least once."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from email_integration.models import Delivery
 
 logger = logging.getLogger(__name__)
 
-#: How many are taken over at a time.
+#: Continuations that are taken at once.
 _BATCH = 50
 
-#: So many in a row that cannot be published are not those deliveries' fault; the others wait.
+#: After this many failures in a row, the broker is assumed to be down, and the other continuations wait.
 _AWAY_AFTER = 3
 
 
 def publish(delivery: Delivery) -> bool:
-    """Publish what follows a finished delivery and note it; False when it has to wait. Never raises."""
+    """Publish the continuation of a finished delivery and record it. Return False when it has to wait. Never raises."""
     try:
         task_queue.installed().continue_(delivery)
         continuation.done(delivery)
-    except Exception as error:  # each broker and each result backend has its own
+    except Exception as error:  # each broker and result backend has its own errors
         name, of = type(error).__name__, {"delivery_id": delivery.pk}
-        logger.error("What follows delivery %s has to wait (%s).", delivery.pk, name, extra=of)
+        logger.error("The continuation of delivery %s is delayed (%s).", delivery.pk, name, extra=of)
         _put_off(delivery)
         return False
     return True
 
 
 def publish_due() -> int:
-    """Publish what nobody has published since its delivery ended; return for how many deliveries.
+    """Publish the continuations that are not published yet, and return the number of deliveries.
 
     Raises ``DatabaseError``.
     """
@@ -52,8 +52,10 @@ def publish_due() -> int:
 
 
 def _put_off(delivery: Delivery) -> None:
-    """Have a sweep try it soon, not after the whole lease."""
+    """Let a sweep try it soon, instead of after the whole lease."""
     try:
         continuation.later(delivery.pk, conf.get("RETRY_FIRST"))
     except (DatabaseError, InterfaceError) as error:
-        logger.debug("What follows delivery %s waits for its lease (%s).", delivery.pk, type(error).__name__)
+        logger.debug(
+            "The continuation of delivery %s is delayed until its lease ends (%s).", delivery.pk, type(error).__name__
+        )

@@ -1,4 +1,4 @@
-"""Waking what waits for a relay: by a change of the configuration, and by the first success at a relay at fault."""
+"""Wake deliveries that wait for a relay, after a configuration change or after the first success at a faulty relay."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from email_integration.on_commit import after_commit
 from email_integration.routing import breaker
 from email_integration.smtp import Relay
 
-#: Seconds within which the time of a probe is kept exactly. A worker has the message until then.
+#: Limit in seconds for a sweep at the exact time of a probe. A worker holds the message until then.
 _SOON = 60.0
 
-#: Seconds by which a sweep comes later than the probe that it is called for.
+#: Delay in seconds of a sweep after the probe that it is scheduled for.
 _LATER = 0.2
 
-#: The last probe at each relay that this process has called for a sweep for, by the key of its circuit breaker.
+#: The last probe at each relay for which this process scheduled a sweep, by the key of its circuit breaker.
 _called_for: dict[str, dt.datetime] = {}
 
 
 def waiting() -> int:
-    """How many deliveries wait for their relay, those that are due already among them."""
+    """Return how many deliveries wait for their relay, including those that are already due."""
     return Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True).count()
 
 
 def wake(*delivery_ids: str) -> int:
-    """Make every delivery due, or these alone, that waits for its relay and not for itself; returns how many."""
+    """Make deliveries due that wait for their relay, and return how many.
+
+    With ``delivery_ids``, only these are made due. Deliveries that wait for their own retry are not.
+    """
     waiting = _waiting_for_relay()
     if delivery_ids:
         waiting = waiting.filter(pk__in=delivery_ids)
@@ -42,55 +45,56 @@ def wake(*delivery_ids: str) -> int:
 
 
 def wake_one() -> None:
-    """Make one delivery due that waits for its relay, unless one is already: one has to try it.
+    """Make one delivery due that waits for its relay, unless one is already due: one delivery must try the relay.
 
-    The one that was tried least: what was said of others may be their own fault.
+    It chooses the delivery with the fewest attempts, because the failures of others may be their own fault.
     """
     rows = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
     if rows.filter(due_at__lte=DatabaseTime()).exists():
         return
     found = rows.order_by("attempts", "due_at").values_list("pk", "due_at").first()
     if found is not None:
-        # No call for a sweep: it is a sweep that asks for this, and that wakes the queue.
+        # No call for a sweep: the caller is a sweep, and it wakes the queue.
         rows.filter(pk=found[0], due_at=found[1]).update(due_at=DatabaseTime(), next_at=DatabaseTime())
 
 
 def sweep_at_probe(relay: Relay, at: dt.datetime, seconds: float) -> None:
-    """Call for a sweep, which has one mail try the relay, for the time of its next probe, in so many ``seconds``.
+    """Schedule a sweep for the next probe of a relay at ``at``, ``seconds`` from now; one mail then tries the relay.
 
-    Once for each probe, and not for one that is far off: the sweeps that come by themselves are good enough for that.
+    Only one sweep is scheduled for each probe, and none for a probe that is more than a minute away: the periodic
+    sweeps are enough for that.
     """
     if seconds <= _SOON and _called_for.get(key := breaker.key(relay)) != at:
         _called_for[key] = at
-        # A sweep before that time finds nothing to do, and the clocks of two hosts differ a little.
+        # A sweep before that time finds nothing to do, and the clocks of two hosts differ slightly.
         task_queue.call_for_sweep(using=database(), after=max(0.0, seconds) + _LATER)
 
 
 def reset_breaker(relay: Relay) -> None:
-    """Reset the circuit breaker of a relay that works again, and wake what waits for the relay."""
+    """Reset the circuit breaker of a relay that works again, and wake the deliveries that wait for the relay."""
     with transaction.atomic(using=database()):
         was_open = breaker.reset(relay)
         if was_open:
             wake()
     if was_open:
-        # Once more: what was put off meanwhile has still seen an open breaker, and was not seen by the first call.
+        # Wake again: a delivery that was deferred meanwhile still saw an open breaker, and the first call missed it.
         wake()
 
 
 def _waiting_for_relay() -> QuerySet[Delivery]:
-    """What waits for its relay, is not due yet, and is in nobody's hands."""
+    """Return the deliveries that wait for their relay, are not due yet, and are not claimed."""
     waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True, batch="")
     return waiting.filter(due_at__gt=DatabaseTime())
 
 
 def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Reset every circuit breaker and wake what waits, once a change of the configuration is committed.
+    """Reset all circuit breakers and wake waiting deliveries when a configuration change is committed.
 
-    Receiver of the signals sent after a write.
+    Receiver of the signals that are sent after a write. ``using`` is the alias of the database.
     """
 
     def go() -> None:
         breaker.reset_all()
         wake()
 
-    after_commit("wake what waits", go, using=using)  # it is tried again in any case
+    after_commit("wake waiting mail", go, using=using)  # on failure, the periodic retries remain

@@ -1,4 +1,4 @@
-"""Take a mail: render, one row in the caller's transaction, a wake-up on commit."""
+"""Submit a mail: render it, insert one row in the caller's transaction, and publish a wake-up on commit."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def submit(
     idempotency_key: str | None = None,
     **options: Unpack[MailKeywords],
 ) -> Delivery:
-    """Submit ``message`` and return its delivery; it is sent once the current transaction is committed.
+    """Submit ``message`` and return its delivery. The mail is sent after the current transaction is committed.
 
-    The same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first delivery and
-    submits nothing. ``options`` are those of ``MailOptions``. Raises ``InvalidMail`` when the mail cannot be sent as
-    given, and ``ImproperlyConfigured`` when it has to be sealed and there is no key.
+    Submitting the same ``delivery_id`` or ``idempotency_key`` (each at most 255 characters) again returns the first
+    delivery and submits nothing. ``options`` are those of ``MailOptions``. Raises ``InvalidMail`` when the mail cannot
+    be sent as given, and ``ImproperlyConfigured`` when it must be encrypted and there is no key.
     """
     made = build_delivery(message, MailOptions(**options), delivery_id=delivery_id, idempotency_key=idempotency_key)
     return store(made, unless_known=delivery_id is not None)
@@ -42,9 +42,9 @@ def submit(
 
 @with_secrets
 def store(delivery: Delivery, *, unless_known: bool) -> Delivery:
-    """Insert a built delivery, and publish it once it is committed; return it, or the one that was there before.
+    """Insert a built delivery, and publish it on commit. Return it, or the existing delivery.
 
-    Only with ``unless_known``, or with an idempotency key, it may be there before.
+    A delivery may already exist only with ``unless_known`` or with an idempotency key.
     """
     using = rows.database()
     unless_known = unless_known or delivery.idempotency_key is not None
@@ -69,11 +69,12 @@ def build_delivery(
     queue: str = "",
     prepared: bool = False,
 ) -> Delivery:
-    """Render ``message`` and return its delivery, which is not saved yet. Raises as ``submit`` does.
+    """Render ``message`` and return its delivery, which is not saved yet. Raises the errors of ``submit``.
 
-    With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL is one that was not chosen. ``kept`` is what the
-    row keeps of the call, and ``queue`` the queue that the caller has chosen. A ``prepared`` mail is sent when
-    ``transitions.send_prepared`` says so, and expires as usual.
+    ``options`` are those of the mail; ``delivery_id`` and ``idempotency_key`` are as in ``submit``. With
+    ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL counts as not chosen. ``kept`` is the part of the call
+    that the row stores, and ``queue`` the queue that the caller has chosen. A ``prepared`` mail is sent after
+    ``transitions.send_prepared`` is called, and expires as usual.
     """
     if delivery_id is not None:
         check_name("task_id", delivery_id)
@@ -84,7 +85,7 @@ def build_delivery(
     try:
         expires_at = options.expires_at or due_at + schedule.seconds(conf.get("GIVE_UP_AFTER"))
     except OverflowError:
-        raise InvalidMail(f"{due_at.date()} is too far away for a mail to be due.") from None
+        raise InvalidMail(f"{due_at.date()} is out of range: a mail cannot be due so late.") from None
     if prepared:
         due_at = expires_at
     rendered = render(message, default_from_is_open=default_from_is_open, envelope_sender=options.envelope_sender)
@@ -106,8 +107,8 @@ def build_delivery(
         "options": kept,
     }
     if prepared or due_at > now:
-        # Otherwise it is the time at which the row is inserted, by the database's clock. What expires while it is
-        # prepared may be claimed then, to come to its end.
+        # Otherwise next_at is the time of the insert, by the database's clock. A prepared mail that expires may be
+        # claimed then, so it reaches a final state.
         values["next_at"] = min(due_at, expires_at)
     delivery = django_internals.new_instance(Delivery, values)
     content.store(delivery, content.of_rendered(rendered) if rendered.large else rendered.frame)
@@ -116,18 +117,21 @@ def build_delivery(
 
 
 def check_name(what: str, text: str) -> None:
-    """Raise ``InvalidMail`` unless ``text`` can be an id or a key: these go into the database, logs and addresses."""
+    """Raise ``InvalidMail`` unless ``text`` is valid as an id or a key, for the database, logs and URLs.
+
+    ``what`` names the value in the error message.
+    """
     if not rows.is_name(text):
-        raise InvalidMail(f"{what} must be text of 1 to 255 characters, without line breaks and other controls.")
+        raise InvalidMail(f"{what} must be text of 1 to 255 characters, without control characters.")
 
 
 def is_due(delivery: Delivery) -> bool:
-    """Whether a delivery was submitted to be sent at once."""
+    """Return whether a delivery was submitted for immediate sending."""
     return delivery.status == Status.QUEUED and delivery.due_at <= delivery.created_at
 
 
 def first(delivery: Delivery) -> Delivery:
-    """The delivery of the same id, or else of the same idempotency key, that was there before."""
+    """Return the existing delivery with the same id, or else with the same idempotency key."""
     found = Delivery.objects.filter(pk=delivery.pk).first()
     if found is None:
         found = Delivery.objects.get(idempotency_key=delivery.idempotency_key)
@@ -139,10 +143,10 @@ _RANDOM = ~(0xF << 76) & ~(0b11 << 62)
 
 
 def new_id() -> str:
-    """An id that nobody can guess, greater than those of earlier milliseconds.
+    """Return an unguessable id that is greater than the ids of earlier milliseconds (UUID version 7, RFC 9562 §5.7).
 
-    What was written lately lies together in the indexes. A random id would have another page of each of them read and
-    written for each mail, and the more mails there were before, the fewer of these pages are in memory.
+    Recent rows are therefore adjacent in the indexes. A random id would read and write a different page of each index
+    for each mail. The more mails are stored, the fewer of these pages are in memory.
     """
     milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
     digits = f"{milliseconds << 80 | secrets.randbits(80) & _RANDOM | _VERSION | _VARIANT:032x}"

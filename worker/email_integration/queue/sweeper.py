@@ -1,4 +1,4 @@
-"""Wake each queue in which mail is due that no worker has in hand, recover what was lost, and leave a heartbeat."""
+"""Wake each queue that has due, unclaimed mail; recover lost work; and record a heartbeat."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _F = TypeVar("_F", bound=Callable[[], object])
 #: The key of the sweeper's heartbeat in the shared cache.
 HEARTBEAT_KEY = "email_integration:sweeper_heartbeat"
 
-#: Seconds after which mail that is due has its queue woken whatever the cache says of it.
+#: Seconds after which a queue with due mail is woken regardless of the cache.
 OVERDUE = 30.0
 
 _also: list[Callable[[], object]] = []
@@ -38,19 +38,22 @@ _where_leases_ended: list[Callable[[], object]] = []
 
 
 def also(recover: _F) -> _F:
-    """Have every sweep call ``recover`` first, for what lies above this package. What it raises is logged."""
+    """Register ``recover``, which every sweep calls first. Packages above this one use it. Its errors are logged."""
     _also.append(recover)
     return recover
 
 
 def where_leases_ended(recover: _F) -> _F:
-    """Have ``recover`` called by each sweep that finds a batch whose lease has run out. What it raises is logged."""
+    """Register ``recover``, which each sweep calls when it finds a batch whose lease has expired.
+
+    Its errors are logged.
+    """
     _where_leases_ended.append(recover)
     return recover
 
 
 def sweep() -> int:
-    """Wake the queues that have mail due and return how many. Any number of sweeps may run at once.
+    """Wake the queues that have due mail and return how many were woken. Several sweeps may run at once.
 
     Raises ``DatabaseError``.
     """
@@ -74,12 +77,15 @@ def _recover(functions: Collection[Callable[[], object]]) -> None:
     for recover in functions:
         try:
             recover()
-        except Exception as error:  # the mail that waits is not to wait for this too
-            logger.error("Could not recover what may be lost (%s).", type(error).__name__)
+        except Exception as error:  # a failed recovery must not delay due mail
+            logger.error("Could not recover the mail of lost workers (%s).", type(error).__name__)
 
 
 def _wake(due: Mapping[str, bool]) -> set[str]:
-    """Wake these queues, and those for whose mail it is late whatever is outstanding; return those that failed."""
+    """Wake these queues, and return the queues that could not be woken.
+
+    ``due`` says for each queue whether its mail is late. A late queue is woken even if a wake-up is outstanding.
+    """
     soon = [queue for queue, is_late in due.items() if not is_late]
     late = [queue for queue, is_late in due.items() if is_late]
     with recursion.within_wake_up():
@@ -88,7 +94,7 @@ def _wake(due: Mapping[str, bool]) -> set[str]:
 
 
 def _have_the_relay_tried() -> None:
-    """Wake one of the mails that wait for a relay that may be tried again: whoever was to do it may be gone."""
+    """Wake one delivery that waits for a relay whose probe is due. The process that had to do it may be gone."""
     due = breaker.due()
     relay = routing.active_relay() if due else None
     if not isinstance(relay, Relay):
@@ -101,12 +107,12 @@ def _have_the_relay_tried() -> None:
 
 # -- what is due ----------------------------------------------------------------------------------------------------
 #
-# Each question names the queue and the priority, so that the index answers it at once, however much waits or is
-# deferred. All of them together are one statement.
+# Each question names the queue and the priority, so the index answers it immediately, regardless of how much mail waits
+# or is deferred. One statement asks all of them.
 
 
 def _due_by_priority(found: Mapping[str, bool]) -> dict[str, bool]:
-    """The queues of the priorities for which mail is due, each with whether it is late."""
+    """Return the queues of the priorities that have due mail, and for each whether its mail is late."""
     priorities = _due_priorities("", found)
     late = _ask({priority: _due("", priority, since=OVERDUE) for priority in priorities}) if priorities else {}
     due: dict[str, bool] = {}
@@ -116,7 +122,7 @@ def _due_by_priority(found: Mapping[str, bool]) -> dict[str, bool]:
 
 
 def _due_by_own_queue() -> dict[str, bool]:
-    """The queues that callers have chosen and that have mail due, each with whether it is late."""
+    """Return the queues chosen by callers that have due mail, and for each whether its mail is late."""
     due: dict[str, bool] = {}
     for queue in _own_queues():
         priorities = _due_priorities(queue, _ask(_questions(queue)))
@@ -126,10 +132,10 @@ def _due_by_own_queue() -> dict[str, bool]:
 
 
 def _due_priorities(queue: str, found: Mapping[str, bool]) -> list[str]:
-    """The priorities for which mail is due in a queue; where they are damaged in the database they are made normal."""
+    """Return the priorities that have due mail in a queue. Damaged priorities in the database are set to normal."""
     priorities = [priority for priority in Priority.values if found[priority]]
     if any(found[name] for name in found if name.startswith(_DAMAGED)):
-        # No claim asks for them: what somebody has damaged is a mail like any other.
+        # No claim selects a damaged priority, so such mail would never be sent.
         damaged = _rows().filter(queue=queue, next_at__isnull=False).exclude(priority__in=Priority.values)
         damaged.update(priority=Priority.NORMAL)
         if _ask({"due": _due(queue, Priority.NORMAL)})["due"]:
@@ -138,7 +144,7 @@ def _due_priorities(queue: str, found: Mapping[str, bool]) -> list[str]:
 
 
 def _own_queues() -> Iterator[str]:
-    """The queues that callers have chosen for mail that is not finished, or was not long ago."""
+    """Yield the queues that callers have chosen for mail that is unfinished, or was until recently."""
     queue = ""
     while True:
         after = _rows().filter(_is_indexed(), queue__gt=queue).aggregate(next=Min("queue"))["next"]
@@ -149,7 +155,7 @@ def _own_queues() -> Iterator[str]:
 
 
 def _questions(queue: str) -> dict[str, QuerySet[Delivery]]:
-    """Whether mail of each priority is due in a queue, and whether any has a priority that there is not."""
+    """Return queries for due mail of each priority in a queue, and for mail whose priority does not exist."""
     waiting = _rows().filter(queue=queue, next_at__isnull=False)
     known = sorted(Priority.values)
     between = [
@@ -177,20 +183,20 @@ def _beyond_queues() -> dict[str, Any]:
 
 
 def _due(queue: str, priority: str, *, since: float = 0.0) -> QuerySet[Delivery]:
-    """Mail that is due for ``since`` seconds and that nobody has in hand."""
+    """Return the mail that has been due for at least ``since`` seconds and is not claimed."""
     return _rows().filter(queue=queue, priority=priority, next_at__lte=DatabaseTime(ahead=-since), batch="")
 
 
 def _is_indexed() -> Q:
-    """What the index of waiting mail is of: of all where the database knows no index of a part."""
+    """Return the condition of the index of waiting mail, or none if the database has no partial indexes."""
     return Q(next_at__isnull=False) if can_index_a_part(connections[database()]) else Q()
 
 
 def _ask(questions: _Questions) -> dict[str, bool]:
-    """Whether there is any row of each, in one statement."""
+    """Return for each question whether it has a row, in one statement."""
     asked = Installation.objects.values(**{name: Exists(rows) for name, rows in questions.items()})
-    found: Any = asked.first()  # its names are known at run time only
-    if found is None:  # the row that it is asked by is missing
+    found: Any = asked.first()  # its field names are known only at run time
+    if found is None:  # the installation's row is missing
         installation.forget()
         installation.identity()
         found = asked.get()
@@ -205,18 +211,18 @@ def _rows() -> QuerySet[Delivery]:
 
 
 def leave_heartbeat() -> None:
-    """Record that a sweep was made now. Never raises: sweeping matters, the heartbeat does not."""
+    """Record the time of this sweep. Never raises, because a missing heartbeat must not stop a sweep."""
     try:
         with shared_cache() as cache:
             cache.set(HEARTBEAT_KEY, time.time(), timeout=None)
-    except Exception as error:  # every cache backend has exceptions of its own
-        logger.debug("The sweeper could not leave its heartbeat in the cache (%s).", type(error).__name__)
+    except Exception as error:  # each cache backend has its own errors
+        logger.debug("The sweeper could not write its heartbeat to the cache (%s).", type(error).__name__)
 
 
 def last_heartbeat() -> float | None:
-    """When the last sweep was made, in seconds since the epoch by the clock of its host; None if none is known.
+    """Return the time of the last sweep, in seconds since the epoch by the clock of its host; None if unknown.
 
-    Raises what the cache raises.
+    Raises the errors of the cache.
     """
     with shared_cache() as cache:
         found = cache.get(HEARTBEAT_KEY)

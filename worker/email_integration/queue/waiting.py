@@ -1,6 +1,6 @@
-"""How much mail is not finished, and how late the oldest of it is: asked of the index that claims use.
+"""Count the unfinished mail, and measure how late the oldest is, with the index that claims use.
 
-What is finished is never counted here: there may be millions of it.
+Finished mail is never counted here, because there may be millions of rows.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from django.utils import timezone
 
 from email_integration.models import FINAL, Delivery, Priority, Status
 
-#: What waits for nobody but a worker, once it is due.
+#: Statuses of mail that needs only a worker once it is due.
 WAITING = (Status.QUEUED, Status.DEFERRED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backlog:
-    """``unfinished`` are numbers of deliveries by status ('damaged' for none of ours) and priority, without those in
-    doubt that wait for a person, which are ``held``.
+    """Unfinished mail, and the age of the oldest.
 
-    The other two are in seconds, by priority, for priorities that have any: for how long the oldest that is due has
-    been due, and since when the oldest that was put off has been there.
+    - ``unfinished``: numbers of deliveries by status ('damaged' for an unknown status) and priority. It excludes
+      ``held``.
+    - ``held``: number of deliveries in doubt that wait for a person.
+    - ``oldest_due``: for how many seconds the oldest due mail has been due, by priority.
+    - ``oldest_deferred``: the age in seconds of the oldest deferred mail, by priority.
+
+    A priority that has no such mail is missing.
     """
 
     unfinished: Mapping[tuple[str, str], int]
@@ -34,10 +38,10 @@ class Backlog:
 
 
 def backlog() -> Backlog:
-    """What is not finished, now. Raises ``DatabaseError``."""
+    """Return the current backlog. Raises ``DatabaseError``."""
     now = timezone.now()
     open_ = Delivery.objects.filter(next_at__isnull=False).exclude(status__in=FINAL).order_by()
-    # What is claimed is 'sending', whatever its row says.
+    # Claimed mail is 'sending', regardless of the status in its row.
     counted = open_.annotate(now=Case(When(batch="", then=F("status")), default=Value(Status.SENDING.value)))
     found = list(
         counted.values("now", "priority").annotate(
@@ -52,7 +56,7 @@ def backlog() -> Backlog:
         unfinished[key] = unfinished.get(key, 0) + row["number"]
     return Backlog(
         unfinished=unfinished,
-        # The first condition is the index's own: SQLite does not see that it follows from the second.
+        # The first condition is that of the index. SQLite does not infer it from the second.
         held=Delivery.objects.exclude(status=Status.ACCEPTED).filter(status=Status.IN_DOUBT).count(),
         oldest_due=_ages([(row["priority"], row["due"]) for row in found], now),
         oldest_deferred=_ages([(row["priority"], row["created"]) for row in found], now),
@@ -60,19 +64,19 @@ def backlog() -> Backlog:
 
 
 def oldest_due() -> Mapping[str, float]:
-    """For how many seconds the oldest mail of each priority that is due has been due. Raises ``DatabaseError``."""
+    """Return for how many seconds the oldest due mail has been due, by priority. Raises ``DatabaseError``."""
     now = timezone.now()
     due = unclaimed().filter(due_at__lte=now)
     return _ages(list(due.order_by().values_list("priority").annotate(Min("due_at"))), now)
 
 
 def unclaimed() -> QuerySet[Delivery]:
-    """What waits for its time or a worker, and is not being sent."""
+    """Return the mail that waits for its time or a worker, and is not being sent."""
     return Delivery.objects.filter(next_at__isnull=False, status__in=WAITING, batch="")
 
 
 def priority_of(priority: str) -> str:
-    """The priority of a mail: what somebody has damaged in the database is a mail like any other."""
+    """Return the priority of a mail. A damaged value in the database counts as normal."""
     return priority if priority in Priority.values else Priority.NORMAL.value
 
 

@@ -1,4 +1,4 @@
-"""Secrets that are kept elsewhere: what refers to them, which of them may be had, and how they are had."""
+"""Secrets that are stored elsewhere: the form of references, the rules that allow them, and their lookup."""
 
 from .bounds import allow
 from .parsing import Reference, as_password, parse

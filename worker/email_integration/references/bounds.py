@@ -1,4 +1,4 @@
-"""Which references are allowed: SECRET_REFERENCES, so that a page of the admin cannot read any file or variable."""
+"""The rules for allowed references: SECRET_REFERENCES, so a page of the admin cannot read any file or variable."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from email_integration.secrecy import with_secrets
 
 from .parsing import Reference
 
-#: What opens other things than a mail server, by its name: only who names it in full may have it ...
+#: Names of secrets that give access to other things than a mail server: they are allowed only by their full name ...
 _KEYS = re.compile(r"KEYS?(_FILE|\.\w+)?$|(?<![^_./])KEYS?(?![^_./])", re.IGNORECASE)
-#: ... and what opens sealed values, sessions and databases, whose name may go on: that is never given.
+#: ... and names of secrets for sealed values, sessions and databases, with or without a suffix: they are never allowed.
 _STORES = "DB|DATABASE|POSTGRES|POSTGRESQL|MYSQL|MARIADB|REDIS|VALKEY|BROKER|RABBITMQ|AMQP"
 _NEVER = re.compile(
     rf"SECRET_?KEY|PASSWORD_?KEY|(?<![^_])(PG|{_STORES})_?(\w+_)?PASS(WORD)?(?![^_])"
     rf"|(?<![^_])({_STORES})_?(\w+_)?(URL|URI|DSN)",
     re.IGNORECASE,
 )
-#: Where Linux shows the processes, and the whole environment of each.
+#: The folder where Linux shows the processes, with the whole environment of each.
 _PROCESSES = re.compile(r"/+proc(/|$)")
-#: Of a key that is found within a longer text; what is shorter may be there by chance.
+#: Minimum length of a key that is searched for within a longer text; a shorter one may occur by chance.
 _LONG = 20
-#: An address with a password in it, as databases and brokers have.
+#: A URL with a password, as databases and brokers have.
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://[^\s/@]*:[^\s/@]+@\S+\s*", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
 
 
 @with_secrets
 def allow(reference: Reference) -> None:
-    """Return if ``reference`` is allowed. Raises ``SecretUnavailable``."""
+    """Return if ``reference`` is allowed. Raises ``SecretUnavailable`` if it is not."""
     if not patterns_for(reference):
         raise SecretUnavailable(
             format_lazy(
                 _(
-                    "A text that begins with “{kind}:” refers to a secret that is kept elsewhere, and "
-                    "SECRET_REFERENCES does not allow this one. If it is a password that begins so, put a backslash in "
+                    "A text that begins with “{kind}:” refers to a secret that is stored elsewhere, and "
+                    "SECRET_REFERENCES does not allow this reference. If the text is a password, put a backslash in "
                     "front of it."
                 ),
                 kind=reference.kind,
@@ -51,7 +51,7 @@ def allow(reference: Reference) -> None:
 
 
 def patterns_for(reference: Reference) -> list[str]:
-    """The patterns of SECRET_REFERENCES that allow it."""
+    """Return the patterns of SECRET_REFERENCES that allow ``reference``."""
     text = str(reference)
     given = conf.get("SECRET_REFERENCES")
     if is_never_given(reference.name):
@@ -64,28 +64,28 @@ def patterns_for(reference: Reference) -> list[str]:
 
 
 def is_of_a_key(name: str) -> bool:
-    """Whether what is called so opens other things, such as TLS_KEY and AWS_SECRET_ACCESS_KEY."""
+    """Return whether a secret of this name gives access to other things, such as TLS_KEY and AWS_SECRET_ACCESS_KEY."""
     return is_never_given(name) or bool(_KEYS.search(name.replace("-", "_")))
 
 
 def is_never_given(name: str) -> bool:
-    """Whether what is called so opens sealed values or a database, such as SMTP_PASSWORD_KEYS and DATABASE_URL.
+    """Return whether a name is of a key for sealed values or a database, such as SMTP_PASSWORD_KEYS and DATABASE_URL.
 
-    Or lies in a folder that is called so, or among the processes of this machine.
+    The same holds for a file in a folder of such a name, or among the processes of this machine.
     """
     parts = (re.sub(r"[^A-Za-z0-9]+", "_", part) for part in name.split("/"))
     return bool(_PROCESSES.match(name)) or any(map(_NEVER.search, parts))
 
 
 def files_never_given() -> set[str]:
-    """The files, their links resolved, that variables name for such a thing: ``SMTP_PASSWORD_KEYS_FILE`` and others."""
+    """Return the files, with links resolved, that such variables name: ``SMTP_PASSWORD_KEYS_FILE`` and others."""
     names = [name for name in os.environ if name.upper().endswith("_FILE") and is_never_given(name)]
     return {os.path.realpath(os.environ[name]) for name in names if os.environ[name]}
 
 
 @with_secrets
 def opens_this_project(secret: str) -> bool:
-    """Whether a text is, or has in it, what opens sealed values here or a database, whatever it is called."""
+    """Return whether a text is, or contains, a key for this project's sealed values, or is a database URL."""
     keys = [
         *conf.get("SMTP_PASSWORD_KEYS"),
         settings.SECRET_KEY,
@@ -97,14 +97,14 @@ def opens_this_project(secret: str) -> bool:
 
 
 def folder(pattern: str) -> str:
-    """The folder, its links resolved, out of which no file of ``pattern`` may lead."""
+    """Return the folder, with links resolved, that every file of ``pattern`` must be in."""
     parts = pattern.removeprefix("file:").split("/")[:-1]
     wild = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts))
     return os.path.realpath("/".join(parts[:wild]) or "/")
 
 
 def _is_plain(reference: Reference) -> bool:
-    """Whether its name is written in the one way that patterns can be compared with: an absolute path without dots."""
+    """Return whether the name has the form that patterns can be compared with: an absolute path without dots."""
     name = reference.name
     if reference.kind != "file":
         return True
@@ -114,6 +114,6 @@ def _is_plain(reference: Reference) -> bool:
 def _fits(reference: Reference, pattern: str) -> bool:
     if reference.kind != "file":
         return fnmatchcase(str(reference), pattern)
-    # Part by part: a '*' stands for no folders.
+    # Compare part by part: a '*' matches no '/'.
     names, parts = str(reference).split("/"), pattern.split("/")
     return len(names) == len(parts) and all(map(fnmatchcase, names, parts))

@@ -1,7 +1,7 @@
-"""What is a reference and what a password: they share one field.
+"""References and passwords, which share one field.
 
-A reference is the name of a kind, a colon, and the rest: ``env:SMTP_PASSWORD``. Only kinds that are known make one, and
-a backslash in front makes any text a password again, so that no password is impossible.
+A reference is the name of a kind, a colon, and the rest: ``env:SMTP_PASSWORD``. Only known kinds make a reference. A
+backslash at the beginning makes any text a password again, so every password is possible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from email_integration.secrecy import with_secrets
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
 
-#: The kinds that need no provider of the project's.
+#: The kinds that need no provider from the project.
 BUILT_IN = ("env", "file", "aws-secretsmanager")
 
 KIND = r"[a-z][a-z0-9-]*"
@@ -30,10 +30,10 @@ _TO_BE_ESCAPED = re.compile(rf"\\*{KIND}:")
 
 @dataclass(frozen=True)
 class Reference:
-    """``kind`` and ``name`` of a secret that is kept elsewhere."""
+    """``kind`` and ``name`` of a secret that is stored elsewhere."""
 
     kind: str
-    # Not shown: it may be a password that was not meant to be a reference.
+    # Hidden from repr(): it may be a password that looks like a reference.
     name: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Reference:
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of references that are known: ours, those of SECRET_PROVIDERS, those that SECRET_REFERENCES names."""
+    """Return the known kinds of references: built-in ones, and those of SECRET_PROVIDERS and SECRET_REFERENCES."""
     named = (str(pattern).partition(":") for pattern in conf.get("SECRET_REFERENCES"))
     return tuple(
         dict.fromkeys((*BUILT_IN, *conf.get("SECRET_PROVIDERS"), *(kind for kind, colon, _ in named if colon)))
@@ -50,7 +50,7 @@ def kinds() -> tuple[str, ...]:
 
 @with_secrets
 def parse(text: str) -> Reference | str:
-    """Return the reference that ``text`` is, or the password."""
+    """Return ``text`` as a reference if it is one, otherwise as a password."""
     if _ESCAPED.match(text):
         return text[1:]
     found = _LIKE_ONE.fullmatch(text)
@@ -59,23 +59,23 @@ def parse(text: str) -> Reference | str:
 
 @with_secrets
 def as_password(password: str) -> str:
-    """Return what to store for a password that is one, whatever it begins with."""
+    """Return the text to store for a password, whatever it begins with."""
     return f"\\{password}" if _TO_BE_ESCAPED.match(password) else password
 
 
 @with_secrets
 def unknown(text: str) -> Text | None:
-    """What to say of a text that looks like a reference of a kind that is not known; None of all others.
+    """Return an error message for a text that looks like a reference of an unknown kind; None for all others.
 
-    Where there are no references at all, nobody can have meant one.
+    A project without SECRET_REFERENCES uses no references, so the text is a password.
     """
     found = _LIKE_ONE.fullmatch(text)
     if not conf.get("SECRET_REFERENCES") or not found or found[1] in kinds():
         return None
     return format_lazy(
         _(
-            "“{kind}:” is no kind of reference that is known here ({kinds}). If this is a password that begins so, put "
-            "a backslash in front of it."
+            "“{kind}:” is not a known kind of reference ({kinds}). If the text is a password, put a backslash in "
+            "front of it."
         ),
         kind=found[1],
         kinds=", ".join(f"{kind}:" for kind in kinds()),

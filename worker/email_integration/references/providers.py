@@ -1,4 +1,4 @@
-"""Where secrets are kept: variables of the environment, files, AWS, and what SECRET_PROVIDERS adds."""
+"""The providers of secrets: environment variables, files, AWS, and those that SECRET_PROVIDERS adds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from . import bounds
 from .aws import SecretsManager
 from .parsing import Reference
 
-#: More octets than this are no password.
+#: Maximum size of a password in octets.
 LARGEST = 64 * 1024
 
 
 class Provider(Protocol):
-    """What a class in SECRET_PROVIDERS is; it is called without arguments, once for each secret that is read.
+    """The interface of a class in SECRET_PROVIDERS; it is called without arguments, once for each secret that is read.
 
-    ``resolve`` gets what stands after the colon and returns the secret. It may raise ``SecretUnavailable`` with words
-    that hold no secret, which are shown; of any other exception only the name is. It runs in a thread of its own.
+    ``resolve`` receives the text after the colon and returns the secret. It runs in a separate thread. It may raise
+    ``SecretUnavailable`` with a text without secrets, which is shown; of any other exception only the name is shown.
     """
 
     def resolve(self, reference: str) -> str: ...
@@ -42,11 +42,13 @@ class Environment:
 
 
 class File:
-    """``file:/path``, which leads out of the allowed folder by no link."""
+    """``file:/path``, where no link may lead out of the allowed folder."""
 
     def resolve(self, reference: str) -> str:
         if not hasattr(os, "O_NOFOLLOW"):
-            raise SecretUnavailable(_("On Windows no password is read from a file: write env: and a name."))
+            raise SecretUnavailable(
+                _("On Windows, passwords cannot be read from a file. Use an environment variable: env:NAME.")
+            )
         path = os.path.realpath(reference)
         folders = {bounds.folder(pattern) for pattern in bounds.patterns_for(Reference("file", reference))}
         within = any(path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
@@ -56,26 +58,26 @@ class File:
             text = _("{name} leads to a file that SECRET_REFERENCES does not allow.")
             raise SecretUnavailable(format_lazy(text, name=reference))
         try:
-            # Not a link put there meanwhile; and no waiting for whoever writes into a pipe.
+            # Follow no link that was made meanwhile; and do not wait for the writer of a pipe.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(descriptor, "rb") as file:
                 regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
                 content = file.read(LARGEST + 1) if regular else b""
         except OSError:
-            text = _("There is no file {name}, or it cannot be read here.")
+            text = _("The file {name} does not exist or cannot be read.")
             raise SecretUnavailable(format_lazy(text, name=reference)) from None
         try:
             value = content.decode()
         except UnicodeDecodeError:
             value = ""
         if not value.strip() or len(content) > LARGEST:
-            text = _("{name} holds no password: it is empty, no text, or larger than {largest} octets.")
+            text = _("{name} contains no password: it is empty, not text, or larger than {largest} octets.")
             raise SecretUnavailable(format_lazy(text, name=reference, largest=LARGEST))
         return value
 
 
 def provider_of(kind: str) -> Provider:
-    """The provider of a kind of references. Raises ``SecretUnavailable``."""
+    """Return the provider of a kind of references. Raises ``SecretUnavailable``."""
     if kind == "env":
         return Environment()
     if kind == "file":
@@ -84,6 +86,6 @@ def provider_of(kind: str) -> Provider:
         return SecretsManager()
     path = conf.get("SECRET_PROVIDERS").get(kind)
     if path is None:
-        raise SecretUnavailable(format_lazy(_("SECRET_PROVIDERS names nobody who knows “{kind}:”."), kind=kind))
+        raise SecretUnavailable(format_lazy(_("SECRET_PROVIDERS has no provider for “{kind}:”."), kind=kind))
     made: Provider = import_string(path)()
     return made

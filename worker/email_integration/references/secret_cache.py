@@ -1,4 +1,4 @@
-"""The secret cache of a process: what references lead to, kept for a while, and read anew when a server refuses it."""
+"""The secret cache of a process: resolved references, kept for a while, and read again when a server refuses one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Kept:
 
 
 class _Lookup:
-    """One reading of one secret, in a thread of its own: whoever keeps secrets may hang."""
+    """One read of one secret, in a separate thread, because a provider may hang."""
 
     def __init__(self, reference: Reference) -> None:
         self.began_at = time.monotonic()
@@ -40,20 +40,20 @@ class _Lookup:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody need wait for it: it has ended, or hangs for so long that another may be tried."""
+        """Whether it has ended, or hangs for so long that another read may be tried."""
         return self._answer.done() or time.monotonic() - self.began_at > _GIVEN_UP_AFTER
 
     @with_secrets
     def answer(self) -> str:
-        """Wait for the secret. Raises ``SecretUnavailable``."""
+        """Wait up to SECRET_TIMEOUT seconds for the secret. Raises ``SecretUnavailable``."""
         patience = conf.get("SECRET_TIMEOUT")
         try:
             return self._answer.result(max(0.0, self.began_at + patience - time.monotonic()))
         except TimeoutError:
-            text = _("“{kind}:” gave no answer within {seconds} seconds.")
+            text = _("The provider of “{kind}:” did not answer within {seconds} seconds.")
             raise SecretUnavailable(format_lazy(text, kind=self._reference.kind, seconds=f"{patience:g}")) from None
         except SecretUnavailable as error:
-            raise SecretUnavailable(*error.args) from None  # one of this thread's own
+            raise SecretUnavailable(*error.args) from None  # a new instance for this thread
 
     @with_secrets
     def _run(self) -> None:
@@ -64,23 +64,26 @@ class _Lookup:
                 raise ValueError
             secret = secret.removesuffix("\n").removesuffix("\r")
             if opens_this_project(secret):
-                text = _("“{kind}:” gives a key of this project, or the address of a database, and no password.")
+                text = _(
+                    "The provider of “{kind}:” returned a key of this project or the address of a database, "
+                    "not a password."
+                )
                 raise SecretUnavailable(format_lazy(text, kind=kind))
-            _keep(self._reference, _Kept(secret, self.began_at))  # though nobody may wait for it any more
+            _keep(self._reference, _Kept(secret, self.began_at))  # store it even if the caller has stopped waiting
             self._answer.set_result(secret)
         except SecretUnavailable as error:
             self._answer.set_exception(error)
-        except BaseException as error:  # whatever a provider raises; its text may quote the secret
-            text = _("“{kind}:” cannot be asked for the secret, or has none ({error}).")
+        except BaseException as error:  # any error of a provider; its text may quote the secret
+            text = _("The provider of “{kind}:” failed or has no such secret ({error}).")
             self._answer.set_exception(SecretUnavailable(format_lazy(text, kind=kind, error=type(error).__name__)))
         finally:
-            connections.close_all()  # those of this thread
+            connections.close_all()  # the connections of this thread
 
 
-#: A lookup that hangs is left to itself after so many seconds.
+#: A lookup that hangs for this many seconds is abandoned.
 _GIVEN_UP_AFTER = 60.0
 
-# What this process knows, and whom it asks at this moment; both changed under the lock alone.
+# The secrets that this process has read, and its lookups in progress; both change only under the lock.
 _lock = threading.Lock()
 _kept: dict[Reference, _Kept] = {}
 _asked: dict[Reference, _Lookup] = {}
@@ -88,9 +91,9 @@ _asked: dict[Reference, _Lookup] = {}
 
 @with_secrets
 def resolve(text: str, *, anew: bool = False) -> str:
-    """Return the password that ``text`` is or refers to; what is kept is not used when it is to be had ``anew``.
+    """Return the password that ``text`` is or refers to; with ``anew`` the cache is not used.
 
-    Raises ``SecretUnavailable``, whose text holds no secret.
+    Raises ``SecretUnavailable``, whose text contains no secret.
     """
     found = parse(text)
     if not isinstance(found, Reference):
@@ -102,13 +105,13 @@ def resolve(text: str, *, anew: bool = False) -> str:
 
 @with_secrets
 def renew(text: str, *, refused: str) -> bool:
-    """Whether ``text`` refers to another secret by now than the one that a server has refused."""
+    """Return whether ``text`` refers to a secret that differs now from ``refused``, which a server has refused."""
     found = parse(text)
     if not isinstance(found, Reference):
         return False
     kept = _still_good(found)
     if kept is not None and kept.secret != refused:
-        return True  # somebody else has asked already
+        return True  # another thread has read it already
     try:
         return resolve(text, anew=True) != refused
     except SecretUnavailable:
@@ -117,14 +120,14 @@ def renew(text: str, *, refused: str) -> bool:
 
 @with_secrets
 def check(text: str) -> None:
-    """Return if ``text`` is a password, or refers to one that can be had here. Raises ``SecretUnavailable``."""
+    """Return if ``text`` is a password, or refers to one that can be read here; else raise ``SecretUnavailable``."""
     if (unknown := parsing.unknown(text)) is not None:
         raise SecretUnavailable(unknown)
     resolve(text, anew=True)
 
 
 def forget() -> None:
-    """Keep nothing of what was read so far."""
+    """Clear the cache."""
     with _lock:
         _kept.clear()
 
@@ -150,7 +153,7 @@ def _keep(reference: Reference, kept: _Kept) -> None:
 
 
 def _forget_inherited() -> None:
-    """Runs in the child of a fork, where the threads that were asked are not, and whoever holds the lock may not be."""
+    """Clear lookups and lock in the child of a fork: it has no lookup threads, and possibly no owner of the lock."""
     global _lock  # this process's own
     _lock = threading.Lock()
     _asked.clear()

@@ -1,4 +1,4 @@
-"""Which relay a mail goes through now."""
+"""The choice of the relay for mail."""
 
 from .fallback import SETTINGS_NAME, settings_relay
 from .resolver import active_relay, forget, password_has_changed, password_is_elsewhere, relay_of

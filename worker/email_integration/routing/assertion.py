@@ -1,4 +1,4 @@
-"""What is signed with a private key and shown to a token endpoint in the place of a secret (RFC 7523)."""
+"""Assertions: JWTs signed with a private key, sent to a token endpoint in place of a secret (RFC 7523)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from email_integration.secrecy import with_secrets
 OF_CLIENT = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 AS_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-#: Seconds that one is good for.
+#: Lifetime of an assertion, in seconds.
 _LIFE = 300
 
 
 @with_secrets
 def of_client(key: PrivateKey, *, client_id: str, endpoint: str) -> str:
-    """Who asks (§2.2), by which certificate, named as Microsoft wants it."""
+    """Return an assertion that authenticates the client (§2.2), with its certificate named as Microsoft requires.
+
+    ``endpoint`` is the URL of the token endpoint.
+    """
     claims = {"iss": client_id, "sub": client_id, "aud": endpoint}
     return _signed(key, claims, algorithm="PS256", headers={"x5t#S256": key.thumbprint})
 
 
 @with_secrets
 def for_mailbox(key: PrivateKey, *, client_id: str, mailbox: str, scope: str, endpoint: str) -> str:
-    """In whose name a service account asks (§2.1), and what for, which Google wants in it."""
+    """Return an assertion that is a grant for a service account to act for ``mailbox`` (§2.1).
+
+    Google requires the ``scope`` in it. ``endpoint`` is the URL of the token endpoint.
+    """
     claims = {"iss": key.issuer or client_id, "sub": mailbox, "aud": endpoint}
     return _signed(
         key,
@@ -36,7 +42,7 @@ def for_mailbox(key: PrivateKey, *, client_id: str, mailbox: str, scope: str, en
 
 
 def _signed(key: PrivateKey, claims: dict[str, Any], *, algorithm: str, headers: dict[str, str]) -> str:
-    import jwt  # only where there is a private key
+    import jwt  # imported only for a private key
 
     now = int(time.time())
     dated = {**claims, "iat": now, "exp": now + _LIFE, "jti": str(uuid.uuid4())}

@@ -1,7 +1,7 @@
-"""The circuit breaker of a relay: while it is open no process connects, but for one half-open probe at a time.
+"""The circuit breaker of a relay: while it is open no process connects, except for one half-open probe at a time.
 
-It is asked only before a new session is opened, so that it costs nothing while sessions last. Corrected settings are
-another relay, with a circuit breaker of its own.
+It is read only before a new session is opened, so it costs nothing while sessions last. A configuration with corrected
+settings is another relay, with a separate circuit breaker.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from email_integration.smtp import Relay
 
 logger = logging.getLogger(__name__)
 
-#: A server that does not answer, is not available, or limits how much we send, is tried at least this often, in
-#: seconds: it costs nothing. One that has refused us is left alone up to BREAKER_PROBE_MAX: providers lock accounts
-#: after many wrong logins.
+#: Maximum time between probes, in seconds, of a server that does not answer, is not available, or limits how much we
+#: send: trying costs nothing. For a server that has refused us, the time grows to BREAKER_PROBE_MAX: providers lock
+#: accounts after many wrong logins.
 _LONGEST_WITHOUT_SERVICE = 45.0
 
-#: One that limits how much we send is tried again after a second first: many count the mails of each.
+#: A server that limits how much we send is first tried again after one second: many count the mails of each second.
 _LIMITS = frozenset({Cause.LIMIT, Cause.ACCOUNT_RATE})
 _FIRST_AT_LIMIT = 1.0
 
@@ -45,7 +45,7 @@ class BreakerOpen(Exception):
 
 
 def ask(relay: Relay) -> bool:
-    """Ask before connecting to ``relay``; return True for a half-open probe, False when the breaker is closed.
+    """Check the breaker before connecting to ``relay``; return True for a half-open probe, False when it is closed.
 
     The caller ends a probe by ``trip``, ``reset`` or ``release_probe``. Raises ``BreakerOpen``.
     """
@@ -56,8 +56,8 @@ def ask(relay: Relay) -> bool:
     due = rows.filter(probe_at__lte=DatabaseTime())
     if due.exists():
         if in_transaction():
-            return True  # to be the only one would take a lock, which all others had to wait for until the commit
-        # No other probe is made meanwhile: it is longer than an attempt takes, up to the reply to its final dot.
+            return True  # a lock for a single probe would make all others wait until the commit
+        # No other probe is made meanwhile: this time is longer than an attempt, up to the reply to its final dot.
         if due.update(probe_at=DatabaseTime(ahead=2 * relay.timeout + conf.get("LEASE"))):
             return True
     raise BreakerOpen(relay, found.code, found.cause, found.reason)
@@ -69,12 +69,12 @@ def due() -> frozenset[str]:
 
 
 def in_transaction() -> bool:
-    """Whether a caller of the direct backend has a transaction open here."""
+    """Return whether a caller of the direct backend has an open transaction on this connection."""
     return bool(transaction.get_connection(CircuitBreaker.objects.db).in_atomic_block)
 
 
 class RelayFailure(Protocol):
-    """How an attempt failed that the relay is to blame for; ``retry_in`` is the server's hint in seconds."""
+    """A failed attempt that is the relay's fault; ``retry_in`` is the server's hint in seconds."""
 
     @property
     def code(self) -> int | None: ...
@@ -90,7 +90,7 @@ class RelayFailure(Protocol):
 
 
 def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
-    """Open the breaker, or keep it open after a failed probe; return in how many seconds the next probe may be made."""
+    """Open the breaker, or keep it open after a failed probe; return the seconds until the next probe may be made."""
     said = {"code": failure.code, "cause": str(failure.cause), "reason": failure.reason[:255]}
     wait = probe_wait(1, failure.cause, hint=failure.retry_in)
     times = {"opened_at": DatabaseTime(), "probe_at": DatabaseTime(ahead=wait)}
@@ -116,12 +116,12 @@ def trip(relay: Relay, failure: RelayFailure, *, probing: bool) -> float:
 
 
 def release_probe(relay: Relay) -> None:
-    """Let another mail probe at once: this probe came to no verdict."""
+    """Let another mail probe at once, because this probe had no result."""
     CircuitBreaker.objects.filter(pk=key(relay)).update(probe_at=DatabaseTime())
 
 
 def reset(relay: Relay) -> bool:
-    """Close the breaker; return False when it was closed."""
+    """Close the breaker; return False when it was closed already."""
     was_open = bool(CircuitBreaker.objects.filter(pk=key(relay)).delete()[0])
     if was_open:
         logger.info("The circuit breaker of %s is closed again.", relay.name, extra={"configuration": relay.name})
@@ -129,33 +129,33 @@ def reset(relay: Relay) -> bool:
 
 
 def forget_former(relay: Relay) -> bool:
-    """Forget the breakers of ``relay`` with a former password whose probe is due; return False when there are none.
+    """Delete the breakers of ``relay`` with an earlier password whose probe is due; return False when there are none.
 
-    Only a password that is kept elsewhere changes without a change of the configuration.
+    Only a password that is stored elsewhere can change without a change of the configuration.
     """
     former = CircuitBreaker.objects.filter(smtp_config=relay.name, probe_at__lte=DatabaseTime()).exclude(pk=key(relay))
     return bool(former.delete()[0])
 
 
 def reset_all() -> None:
-    """Close every breaker: the settings have changed."""
+    """Close every breaker, because the settings have changed."""
     CircuitBreaker.objects.all().delete()
 
 
 def is_open(relay: Relay, *, by: Cause | None = None) -> bool:
-    """Whether the breaker of ``relay`` is open at this moment; with ``by``, for that cause."""
+    """Return whether the breaker of ``relay`` is open now; with ``by``, whether it is open for that cause."""
     rows = CircuitBreaker.objects.filter(pk=key(relay))
     return (rows if by is None else rows.filter(cause=by.value)).exists()
 
 
 def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
-    """When ``relay`` may be probed, and in how many seconds that is, 0 for now; None when its breaker is closed."""
+    """Return the time when ``relay`` may be probed, and the seconds until then (0: now); None for a closed breaker."""
     found = CircuitBreaker.objects.filter(pk=key(relay)).annotate(now=DatabaseTime()).first()
     return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
 
 
 def key(relay: Relay) -> str:
-    """A digest of all the settings of ``relay``, which the password cannot be told from."""
+    """Return a digest of all the settings of ``relay``; the password cannot be derived from it."""
     settings = tuple(getattr(relay, field.name) for field in dataclasses.fields(relay) if field.compare)
     return salted_hmac("email_integration.breaker", repr(settings), algorithm="sha256").hexdigest()
 

@@ -1,7 +1,7 @@
-"""The consent of a mailbox's owner: where and how it is asked for, and what tells its answer from another.
+"""The consent of a mailbox's owner: the page that asks for it, and the data that identifies the answer.
 
-The authorization code grant (RFC 6749 §4.1) with a state, PKCE (RFC 7636) and what RFC 9700 wants of both. The code
-that comes of it is turned into a refresh token by ``email_integration.routing.token_endpoint``.
+This is the authorization code grant (RFC 6749 §4.1) with a state, PKCE (RFC 7636) and the requirements of RFC 9700 for
+both. ``email_integration.routing.token_endpoint`` exchanges the code for a refresh token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from email_integration import web
 from email_integration.models import SMTPConfig
 from email_integration.secrecy import with_secrets
 
-#: Seconds from the beginning to the answer, in which the owner logs in and reads.
+#: Maximum time in seconds from the request to the answer, in which the owner logs in and reads.
 PATIENCE = 600.0
 
 _GOOGLE = "oauth2.googleapis.com"
@@ -26,7 +26,7 @@ _MICROSOFT = "/oauth2/v2.0/"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the owner is asked, and where, '' if that is not known; ``more`` is what one provider alone wants."""
+    """The request to the owner: scope, URL ('' for an unknown one), and the parameters of one provider (``more``)."""
 
     endpoint: str
     scope: str
@@ -34,17 +34,17 @@ class Question:
 
     @property
     def host(self) -> str:
-        """Whose page it is."""
+        """The host of the provider's page."""
         return urlsplit(self.endpoint).hostname or ""
 
 
 def question_of(config: SMTPConfig) -> Question:
-    """What the owner of the mailbox is asked, by the fields of ``config`` and what is known of two providers."""
+    """Return the request to the owner of the mailbox, from ``config`` and the known values of two providers."""
     scope, endpoint, more = config.oauth_scope, "", {}
     parts = urlsplit(config.oauth_endpoint)
     if parts.hostname == _GOOGLE:
         endpoint, scope = "https://accounts.google.com/o/oauth2/v2/auth", scope or "https://mail.google.com/"
-        # Without the second there is no refresh token for a client that the owner has allowed before.
+        # Without 'prompt' a client that the owner has allowed before gets no refresh token.
         more = {"access_type": "offline", "prompt": "consent", "login_hint": config.username}
     elif parts.path.endswith(f"{_MICROSOFT}token"):
         endpoint, scope = f"{config.oauth_endpoint.removesuffix('token')}authorize", scope or _SMTP_OF_MICROSOFT
@@ -55,13 +55,13 @@ def question_of(config: SMTPConfig) -> Question:
 
 
 _SMTP_OF_MICROSOFT = "https://outlook.office.com/SMTP.Send"
-#: Who does not ask for it is given no refresh token there.
+#: Without this scope Microsoft gives no refresh token.
 _OFFLINE = "offline_access"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingConsent:
-    """A consent that was asked for and not given yet, kept in the session: of which configuration, as it was then."""
+    """A requested consent that is not given yet, kept in the session, with its configuration and that one's version."""
 
     config: str
     version: str
@@ -72,7 +72,7 @@ class PendingConsent:
     @classmethod
     @with_secrets
     def begin(cls, config: SMTPConfig) -> PendingConsent:
-        """One that nobody can guess."""
+        """Return a new consent for ``config``, with random values that cannot be guessed."""
         return cls(
             config=str(config.pk),
             version=config.version,
@@ -83,13 +83,13 @@ class PendingConsent:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has taken too long."""
+        """Whether it is older than ``PATIENCE`` seconds."""
         return not 0 <= time.time() - self.at <= PATIENCE
 
 
 @with_secrets
 def address(question: Question, pending: PendingConsent, *, client_id: str, redirect_uri: str) -> str:
-    """The provider's page that asks the owner (RFC 6749 §4.1.1); its answer comes to ``redirect_uri``."""
+    """Return the URL of the provider's consent page (RFC 6749 §4.1.1); the answer goes to ``redirect_uri``."""
     asked = {
         "response_type": "code",
         "client_id": client_id,
@@ -110,8 +110,8 @@ def _challenge(verifier: str) -> str:
 
 
 def is_issuer(issuer: str, question: Question) -> bool:
-    """Whether an answer that names its issuer (RFC 9207) comes from whom was asked.
+    """Return whether an answer that names its issuer (RFC 9207) comes from the provider that was asked.
 
-    Which path of its host a provider calls itself by is not known here.
+    Only scheme and host are compared, because the path of the provider's issuer name is not known here.
     """
     return web.is_url(issuer) and urlsplit(issuer)[:2] == urlsplit(question.endpoint)[:2]

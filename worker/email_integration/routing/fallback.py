@@ -1,7 +1,7 @@
-"""The relay that the project's own settings name: ``EMAIL_*``, or ``MAILERS`` of Django 6.1 and later.
+"""The relay of the project's own settings: ``EMAIL_*``, or ``MAILERS`` in Django 6.1 and later.
 
-``EMAIL_BACKEND``, and the backends in ``MAILERS``, are not used: this is about where their server is. Once ``MAILERS``
-is defined, Django lets nobody read ``EMAIL_HOST`` and its like, so they are not looked at then.
+Only the server in them is used, not ``EMAIL_BACKEND`` or the backends in ``MAILERS``. When ``MAILERS`` is defined,
+Django forbids reading ``EMAIL_HOST`` and the like, so they are not read then.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from email_integration.smtp import Relay
 
 from .route import Nowhere, Route
 
-#: The name a relay out of Django's own settings goes by.
+#: The name of a relay from Django's own settings.
 SETTINGS_NAME = "Django settings"
 
-#: Seconds to wait for a server where the settings set no limit, which would be for ever.
+#: Timeout in seconds for settings without one, which would wait for ever.
 _TIMEOUT = 10.0
 
 _SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -32,7 +32,7 @@ _SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 def settings_relay() -> Route:
     """Return the relay of the project's settings.
 
-    ``Nowhere`` unless the project itself names a host: Django's default, 'localhost', is nobody's decision.
+    ``Nowhere`` unless the project itself names a host: Django's default, 'localhost', is not a decision of the project.
     """
     if is_set("MAILERS"):
         return _of_mailers(read_setting("MAILERS"))
@@ -53,9 +53,10 @@ def settings_relay() -> Route:
 
 
 def _of_mailers(mailers: Any) -> Route:
-    """Of several that name a host: 'default', else the only one, else 'smtp'.
+    """Return the relay of ``MAILERS``; of several with a host: 'default', else the only one, else 'smtp'.
 
-    Where mail is queued by us, 'default' is our backend, which needs no host, and the server is another entry.
+    In a project that queues mail with this app, 'default' is this app's backend, which needs no host, and another entry
+    is the server.
     """
     if not isinstance(mailers, Mapping):
         return _nowhere("MAILERS is not a dictionary")
@@ -65,8 +66,8 @@ def _of_mailers(mailers: Any) -> Route:
             return _relay(f"MAILERS[{alias!r}]", named[alias])
     if named:
         several = ", ".join(map(repr, named))
-        return _nowhere(f"MAILERS names several servers ({several}), none of them 'smtp'")
-    return _nowhere("MAILERS names no SMTP host")
+        return _nowhere(f"MAILERS has several SMTP servers ({several}), none of them named 'smtp'")
+    return _nowhere("MAILERS has no SMTP server with a host")
 
 
 def _nowhere(why: str) -> Nowhere:
@@ -74,7 +75,7 @@ def _nowhere(why: str) -> Nowhere:
 
 
 def _options(entry: Any) -> Mapping[str, Any] | None:
-    """The options of an SMTP mailer that names its host; a mailer without BACKEND is Django's SMTP one."""
+    """Return the options of an SMTP mailer with a host; a mailer without BACKEND is Django's SMTP backend."""
     if not isinstance(entry, Mapping):
         return None
     options = entry.get("OPTIONS") or {}
@@ -86,7 +87,7 @@ def _options(entry: Any) -> Mapping[str, Any] | None:
 def _relay(where: str, options: Mapping[str, Any]) -> Route:
     use_tls, use_ssl = bool(options.get("use_tls")), bool(options.get("use_ssl"))
     if use_tls and use_ssl:
-        return _nowhere(f"{where} have TLS and SSL both on")
+        return _nowhere(f"TLS and SSL are both on in {where}")
     try:
         return Relay(
             name=SETTINGS_NAME,
@@ -100,9 +101,9 @@ def _relay(where: str, options: Mapping[str, Any]) -> Route:
             timeout=min(float(options.get("timeout") or _TIMEOUT), validators.longest_timeout()),
         )
     except (TypeError, ValueError):
-        return _nowhere(f"port or timeout of {where} is not a number")
+        return _nowhere(f"the port or the timeout in {where} is not a number")
 
 
 def _port(*, use_tls: bool, use_ssl: bool) -> int:
-    """The usual port: only ``MAILERS`` can leave it open."""
+    """Return the usual port: only ``MAILERS`` can omit it."""
     return 465 if use_ssl else 587 if use_tls else 25

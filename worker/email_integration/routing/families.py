@@ -1,8 +1,8 @@
-"""Showing a refresh token to its endpoint: the newest of its family, by one process at a time, and kept at once.
+"""Requests with refresh tokens: with the newest of a family, by one process at a time, and stored at once.
 
-An endpoint may give another refresh token with each access token and end the one that it was shown. One that sees an
-old one again takes it for stolen and ends them all (RFC 9700 §4.14.2). So all asking, for whatever settings, is done
-here, and only where what comes of it can be kept.
+An endpoint may return another refresh token with each access token, and end the one that was sent. When it receives an
+old one again, it assumes theft and ends them all (RFC 9700 §4.14.2). Therefore all requests, for any settings, are made
+here, and only when their result can be stored.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from .token_endpoint import PATIENCE, Account, Granted, NoAccessToken, TokenRefu
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an answer is waited for, though mail does not wait so long: the endpoint may have ended the old token.
+#: Maximum wait for an answer, in seconds, longer than mail waits: the endpoint may have ended the old token already.
 _LATEST = 3 * PATIENCE
 
-#: How long the others wait, and how often they look, in seconds; and how often what the database did not take is
-#: written again.
+#: How long the other processes wait, and how often they check, in seconds; and how often a failed write to the database
+#: is repeated.
 _WAIT = PATIENCE + 5.0
 _LOOK = 0.1
 _AGAIN = 1.0
 
-#: After so long without use a refresh token has ended at every provider.
+#: After this time without use a refresh token has expired at every provider.
 _FORGOTTEN_AFTER = dt.timedelta(days=400)
 
-# What this process has received and the database did not take: the arguments of ``_write``.
+# Received tokens that the database did not store: the arguments of ``_write``.
 _unwritten: deque[tuple[str, str, str, dt.datetime]] = deque()
 
-_NOT_KEPT = "a new refresh token cannot be kept now, so none is asked for"
+_NOT_KEPT = "a new refresh token cannot be stored now, so none is requested"
 
 
 @with_secrets
 def fetch(account: Account) -> Granted:
-    """Ask for an access token; with a refresh token, by the newest of its family. Raises ``NoToken``.
+    """Request an access token; with a refresh token, by the newest of its family. Raises ``NoToken``.
 
-    That is done in a thread, on a connection of its own: the endpoint has ended the old one also where the caller's
-    transaction is rolled back, where its time is over, or where it waits no longer. SQLite lets no other connection
-    write in a transaction, so there it is refused.
+    The request runs in a separate thread and on a separate connection: the endpoint ends the old token even when the
+    caller's transaction is rolled back, its time limit ends, or it stops waiting. SQLite allows no write on another
+    connection during a transaction, so the request is refused there.
     """
     if account.grant != Grant.REFRESH_TOKEN:
         return token_endpoint.fetch(account)
@@ -74,7 +74,7 @@ def fetch(account: Account) -> Granted:
 
 
 class _Asking(threading.Thread):
-    """One asking. Python waits for it when it ends, so that no answer is lost that may still come."""
+    """A thread for one request. Python waits for it at exit, so an answer that still arrives is not lost."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(name="refresh token", daemon=False)
@@ -84,18 +84,18 @@ class _Asking(threading.Thread):
 
     @with_secrets
     def granted(self) -> Granted:
-        """Wait for the answer as long as mail may have to wait. Raises ``NoToken``."""
+        """Wait for the answer up to ``PATIENCE`` seconds. Raises ``NoToken``."""
         self._has_begun.wait()
         try:
             return self._answer.result(token_endpoint.PATIENCE)
         except TimeoutError:
             host = urlsplit(self._account.endpoint).hostname
-            words = f"the token endpoint {host} does not answer (no answer in time)"
+            words = f"the token endpoint {host} could not be reached (no answer in time)"
             raise NoToken(Phase.AUTH, words) from None
 
     @with_secrets
     def run(self) -> None:
-        """Ask, and keep what comes; the answer is the caller's, if it is still there."""
+        """Make the request and store the result; give it to the caller, if the caller still waits."""
         try:
             granted = self._ask()
             if not self._answer.done():
@@ -105,24 +105,24 @@ class _Asking(threading.Thread):
                 self._answer.set_exception(error)
         finally:
             self._has_begun.set()
-            connections.close_all()  # those of this thread
+            connections.close_all()  # the connections of this thread
 
     @with_secrets
     def _ask(self) -> Granted:
         first = token_endpoint.resolved(self._account).refresh_token
         if not first:
-            return token_endpoint.fetch(self._account)  # which says what is missing
+            return token_endpoint.fetch(self._account)  # it raises an error that says what is missing
         try:
             return self._ask_by(first)
         except TokenRefused:
             if not references.renew(self._account.refresh_token, refused=first):
                 raise
-        # Another one has been put there.
+        # The stored reference now gives another token.
         return self._ask_by(token_endpoint.resolved(self._account).refresh_token)
 
     @with_secrets
     def _ask_by(self, first: str) -> Granted:
-        """Ask with the newest that came of ``first``."""
+        """Make the request with the newest token of the family of ``first``."""
         provider = _provider(self._account.endpoint)
         try:
             newest_key()
@@ -133,7 +133,7 @@ class _Asking(threading.Thread):
         try:
             shown = _newest(family, provider) or first
             RefreshFamily.objects.filter(pk=family.pk).update(provider=provider)
-            # Later than the one before, also where the clock of another host is ahead.
+            # Later than the previous request, even if the clock of another host is ahead.
             asked_at = timezone.now()
             if family.asked_at is not None:
                 asked_at = max(asked_at, family.asked_at + dt.timedelta.resolution)
@@ -157,15 +157,15 @@ class _Asking(threading.Thread):
 
 @with_secrets
 def keep(fingerprint: str, newest: str, *, provider: str, asked_at: dt.datetime) -> None:
-    """Keep ``newest``, if there is one, unless one that was asked for later is kept already.
+    """Store ``newest``, if it is not '', unless the token of a later request is stored already.
 
-    Never raises for the database: what it does not take is kept in this process until it does.
+    Never raises for the database: a failed write is kept in this process until it succeeds.
     """
     try:
         with savepoint(RefreshFamily.objects.db):
             _write(fingerprint, newest, provider, asked_at)
     except DatabaseError as error:
-        logger.error("A new refresh token cannot be written now (%s). It is kept in memory.", type(error).__name__)
+        logger.error("A new refresh token could not be stored (%s). It is kept in memory.", type(error).__name__)
         _unwritten.append((fingerprint, newest, provider, asked_at))
 
 
@@ -173,14 +173,14 @@ def keep(fingerprint: str, newest: str, *, provider: str, asked_at: dt.datetime)
 def _write(fingerprint: str, newest: str, provider: str, asked_at: dt.datetime) -> None:
     rows = RefreshFamily.objects.filter(pk=fingerprint)
     if newest:
-        # It may have been deleted meanwhile.
+        # The row may have been deleted meanwhile.
         RefreshFamily.objects.get_or_create(pk=fingerprint, defaults={"provider": provider})
         rows.filter(Q(asked_at=None) | Q(asked_at__lt=asked_at)).update(newest=newest, asked_at=asked_at)
     rows.update(used_at=timezone.now())
 
 
 def _give_back(fingerprint: str, lease: str) -> None:
-    """Let others show it, once what has come is written; in vain where that takes longer than the lease."""
+    """End the lease once the result is written, so others may use the token; give up when the lease's time is over."""
     until = time.monotonic() + _lease().total_seconds()
     while time.monotonic() < until:
         try:
@@ -193,13 +193,13 @@ def _give_back(fingerprint: str, lease: str) -> None:
 
 
 def _lease() -> dt.timedelta:
-    """For how long no other process shows it: longer than asking takes, twice, with secrets that are kept elsewhere."""
+    """Return how long no other process uses it: more than two requests take, with secrets that are stored elsewhere."""
     return dt.timedelta(seconds=2 * _LATEST + 6 * conf.get("SECRET_TIMEOUT"))
 
 
 @with_secrets
 def _keep_what_could_not_be_kept() -> None:
-    """Write what is in memory. Raises ``DatabaseError``, and then it stays there."""
+    """Write the tokens in memory. Raises ``DatabaseError``, and they then stay in memory."""
     for one in tuple(_unwritten):
         _write(*one)
         with contextlib.suppress(ValueError):  # another thread has written it too
@@ -208,32 +208,32 @@ def _keep_what_could_not_be_kept() -> None:
 
 @with_secrets
 def _newest(family: RefreshFamily, provider: str) -> str:
-    """The newest that was received, '' if none was. Raises ``NoToken`` where it must not be shown."""
+    """Return the newest received token, or '' for none. Raises ``NoToken`` if it must not be sent to ``provider``."""
     try:
         newest = str(family.newest)
     except SecretUnreadable:
-        words = "the newest refresh token cannot be opened with the keys in SMTP_PASSWORD_KEYS"
-        raise NoToken(Phase.AUTH, f"{words}: put its key back, or ask the owner of the mailbox for consent") from None
+        words = "the newest refresh token cannot be decrypted with the keys in SMTP_PASSWORD_KEYS"
+        raise NoToken(Phase.AUTH, f"{words}: add its key again, or ask the owner of the mailbox for consent") from None
     if newest and family.provider != provider:
-        # Who knows the first one need not know this one, and would have it sent to a host of their own.
-        words = "the refresh token has been replaced by one of another host"
+        # A person who knows the first token need not know this one, and could have it sent to another host.
+        words = "the refresh token has been replaced by a token of another host"
         raise NoToken(Phase.AUTH, f"{words}: ask the owner of the mailbox for consent")
     return newest
 
 
 def _provider(endpoint: str) -> str:
-    """Host and port of a token endpoint, whether its URL names the port or not."""
+    """Return host and port of a token endpoint, whether or not its URL contains the port."""
     parts = urlsplit(endpoint)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # no number, and nothing is sent there
+    except ValueError:  # the port is not a number, and nothing is sent there
         port = 0
     return f"{parts.hostname or ''}:{port}"[:300]
 
 
 @with_secrets
 def _take(fingerprint: str) -> tuple[RefreshFamily, str]:
-    """Get the lease of a family, made where there is none, and the family as it is then. Raises ``NoToken``."""
+    """Take the lease of a family, and make the family if it is new; return both. Raises ``NoToken``."""
     lease, until = secrets.token_hex(16), time.monotonic() + _WAIT
     while time.monotonic() < until:
         _, is_new = RefreshFamily.objects.get_or_create(pk=fingerprint)
@@ -246,10 +246,10 @@ def _take(fingerprint: str) -> tuple[RefreshFamily, str]:
             if family is not None:
                 return family, lease
         time.sleep(_LOOK)
-    raise NoToken(Phase.AUTH, "another process is showing the refresh token, and it takes long")
+    raise NoToken(Phase.AUTH, "another process is using the refresh token and has not finished in time")
 
 
 @with_secrets
 def _forget_unused(fingerprint: str, lease: str) -> None:
-    """Leave nothing of a text that never was a refresh token: it may be a password, in the wrong field."""
+    """Delete the family of a text that was never a valid refresh token: it may be a password in the wrong field."""
     RefreshFamily.objects.filter(pk=fingerprint, lease=lease, used_at=None, asked_at=None).delete()

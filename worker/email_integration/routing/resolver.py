@@ -1,4 +1,4 @@
-"""The active relay, asked for at every attempt and answered from a copy while the generation allows it."""
+"""The active relay, which each attempt asks for; answered from a copy while the generation allows it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .tokens import StoredTokens
 
 logger = logging.getLogger(__name__)
 
-TWO_ACTIVE = "several SMTP configurations are active, and only one may be; deactivate the others"
+TWO_ACTIVE = "several SMTP configurations are active, but only one is allowed: deactivate the others"
 
 
-#: How often it is asked again, at most, for answers that took too long.
+#: Maximum number of reads when answers take too long.
 _TRIES = 3
 
-#: After which part of CONFIG_CACHE_TTL a copy is made anew ``early``.
+#: The part of CONFIG_CACHE_TTL after which a copy is renewed with ``early``.
 _EARLY = 0.8
 
 
@@ -43,44 +43,45 @@ class _Copy:
     read_at: float
 
 
-# One per process: what was read, under which generation, when. Replaced whole, so readers need no lock.
+# One copy per process: the route, its generation, and the time of the read. Replaced as a whole, so readers need no
+# lock.
 _copy: _Copy | None = None
 
-# What was read last, to see a switch.
+# The last route, to detect a switch.
 _last: tuple[str, str] | None = None
 
 
 def active_relay(*, early: bool = False) -> Route:
     """Return the relay of the active ``SMTPConfig``, else that of Django's settings, else ``Nowhere``.
 
-    It was active a moment ago, other than where the cache and the database are both too slow to say so.
+    It was active a moment ago, unless both the cache and the database are too slow to confirm this.
 
-    Costs one read of the shared cache, unless there was one a moment ago; a query only when the generation has changed,
-    is dirty, absent or out of reach, or the copy is older than CONFIG_CACHE_TTL. A caller that has a connection to the
-    database asks ``early``, so that the threads beside it need none. What cannot be used (a lost key, a damaged row) is
-    ``Nowhere`` too, and an error in the log.
+    The cost is one read of the shared cache, unless there was one a moment ago. There is a query only when the
+    generation has changed, is dirty, missing or unreachable, or when the copy is older than CONFIG_CACHE_TTL. A caller
+    that has a database connection passes ``early``, so the other threads need no connection. An unusable configuration
+    (a lost key, a damaged row) gives ``Nowhere`` too, and an error in the log.
     """
     longest = conf.get("CONFIG_CACHE_TTL") * (_EARLY if early else 1.0)
     for _ in range(_TRIES):
-        current = generation.read()  # before the row: a copy is never newer by its generation than by its content
+        current = generation.read()  # read before the row, so the content of a copy is never older than its generation
         copy, asked_at = _copy, time.monotonic()
         if copy is not None and copy.generation == current and asked_at - copy.read_at < longest:
             return copy.route
         route = _read(current, asked_at)
         if generation.is_recent(asked_at):
             return route
-        # The row may have changed since. The generation says so, or reading the row again.
+        # The row may have changed since. The generation, or another read of the row, shows this.
     logger.warning("The shared cache and the database take longer than %s s to answer.", generation.PROMPT)
     return route
 
 
 @with_secrets
 def _read(current: str | None, asked_at: float) -> Route:
-    """Read what is active from the database, and keep it under the ``current`` generation."""
+    """Read the active route from the database, and keep it under the ``current`` generation."""
     route = _from_database()
     kept = None if _copy is None else _copy.route
     if isinstance(route, Relay) and isinstance(kept, Relay) and route == kept and route.tokens is kept.tokens:
-        route = kept  # the same object: to compare two takes a while, and each mail does so several times
+        route = kept  # keep the same object: comparing two is slow, and each mail does so several times
     _say_switched(route)
     if current is not None and not transaction.get_connection(SMTPConfig.objects.db).in_atomic_block:
         _keep(_Copy(generation=current, route=route, read_at=asked_at))
@@ -88,7 +89,7 @@ def _read(current: str | None, asked_at: float) -> Route:
 
 
 def _from_database() -> Route:
-    pause = SendingPause.current()  # of the primary, as is the next: a replica may lag behind the generation
+    pause = SendingPause.current()  # from the primary, like the next one: a replica may lag behind the generation
     if pause is not None:
         why = f": {pause.reason}" if pause.reason else ""
         return Nowhere(cause=Cause.PAUSED, reason=f"sending is paused{why}")
@@ -108,7 +109,7 @@ def _from_database() -> Route:
 
 
 def _unusable(config: SMTPConfig, why: object) -> Nowhere:
-    with translation.override(None):  # for logs and rows, which have no reader with a language
+    with translation.override(None):  # for logs and rows, which are not in a reader's language
         reason = f"“{config.name}” cannot be used: {why}"
     logger.error("The active SMTP configuration %s", reason)
     return Nowhere(cause=Cause.UNUSABLE, reason=reason, name=config.name, host=config.host)
@@ -122,7 +123,7 @@ def forget() -> None:
 
 
 def _say_switched(route: Route) -> None:
-    """Have the log tell when this process goes by another configuration."""
+    """Log a switch of this process to another configuration."""
     global _last  # the one of this process
     now = (route.name, route.reason) if isinstance(route, Nowhere) else (route.name, route.version)
     last, _last = _last, now
@@ -131,7 +132,7 @@ def _say_switched(route: Route) -> None:
     if isinstance(route, Nowhere):
         logger.warning("No mail is sent from now on: %s", route.reason, extra={"reason": route.reason})
     else:
-        logger.info("Mail goes by %s from now on.", route.name, extra={"configuration": route.name})
+        logger.info("Mail is sent through %s from now on.", route.name, extra={"configuration": route.name})
 
 
 def _keep(copy: _Copy | None) -> None:
@@ -141,15 +142,16 @@ def _keep(copy: _Copy | None) -> None:
 
 @with_secrets
 def password_is_elsewhere(relay: Relay) -> bool:
-    """Whether the password of ``relay``, the active one, is kept elsewhere."""
+    """Return whether the password of ``relay``, the active one, is stored elsewhere."""
     config = _config_of(relay)
     return config is not None and config.password_kind != ""
 
 
 @with_secrets
 def password_has_changed(relay: Relay) -> bool:
-    """Whether the password of ``relay``, the active one, which its server has refused, is kept elsewhere and another by
-    now. The next to ask for the active relay gets it with the new one.
+    """Return whether the refused password of ``relay``, the active one, is stored elsewhere and has changed there.
+
+    If it has, the next call for the active relay returns it with the new password.
     """
     config = _config_of(relay)
     try:
@@ -158,7 +160,7 @@ def password_has_changed(relay: Relay) -> bool:
         return False
     if changed:
         _keep(None)
-        logger.info("%s has another password where it is kept.", relay.name, extra={"configuration": relay.name})
+        logger.info("The password that %s refers to has changed.", relay.name, extra={"configuration": relay.name})
     return changed
 
 
@@ -168,10 +170,10 @@ def _config_of(relay: Relay) -> SMTPConfig | None:
 
 @with_secrets
 def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True) -> Relay:
-    """Return ``config`` as a relay; a password that is kept elsewhere is asked for ``anew``, or may be known already.
+    """Return ``config`` as a relay. With ``anew``, a password that is stored elsewhere is read again, not from a copy.
 
-    ``keeps_token`` is False for settings that are only tried: their token is not the one that mail goes by. Raises
-    ``SecretUnreadable`` when a secret cannot be opened, ``SecretUnavailable`` when it cannot be had.
+    ``keeps_token`` is False for settings that are only tested: their token is not stored for mail. Raises
+    ``SecretUnreadable`` when a secret cannot be decrypted, ``SecretUnavailable`` when it cannot be read.
     """
     by_password = config.authentication == Authentication.PASSWORD
     return Relay(
@@ -196,7 +198,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
 
 @with_secrets
 def account_of(config: SMTPConfig) -> Account:
-    """What ``config`` asks for tokens with. Raises ``SecretUnreadable`` when a secret cannot be opened."""
+    """Return the account of ``config`` at its token endpoint. Raises ``SecretUnreadable`` for an unreadable secret."""
     return Account(
         endpoint=config.oauth_endpoint,
         grant=config.oauth_grant,

@@ -1,4 +1,4 @@
-"""Where mail goes: a relay, or nowhere and why."""
+"""The route of mail: a relay, or nowhere with the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from email_integration.smtp import Relay
 class Nowhere:
     """There is no relay: mail is kept and waits. ``name`` and ``host`` are those of a configuration at fault.
 
-    ``in_settings`` is what is wrong with the server that the project's settings name, as a part of ``reason``.
+    ``in_settings`` is the part of ``reason`` about the server in the project's settings.
     """
 
     cause: Cause

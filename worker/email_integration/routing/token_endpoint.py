@@ -1,6 +1,6 @@
-"""Asking a token endpoint for an access token (RFC 6749), and putting into words what it answers otherwise.
+"""Requests to a token endpoint for an access token (RFC 6749), and descriptions of its errors.
 
-Three parameters and a proof in one POST: a library would bring no less than this asks for.
+One POST with three parameters and a proof: a library would save nothing.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from email_integration.smtp.concealing import Concealed
 
 from . import assertion
 
-#: Seconds that an endpoint has for its answer.
+#: Timeout for the answer of an endpoint, in seconds.
 PATIENCE = 10.0
 
-#: Octets of the longest answer; tokens have some thousands.
+#: Maximum size of an answer in octets; tokens have some thousands.
 _LONGEST_ANSWER = 64 * 1024
 
-#: Seconds that a token lives whose endpoint does not say how long (RFC 6749 §5.1 wants it to).
+#: Lifetime in seconds of a token whose endpoint gives none (RFC 6749 §5.1 recommends to give it).
 _LIFE = 600.0
 _LONGEST_LIFE = 7 * 24 * 3600.0
 
-#: What can be shown as a bearer token (RFC 6750 §2.1); anything else would break out of its place.
+#: The form of a bearer token (RFC 6750 §2.1); other characters could end the field that it is sent in.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 _WORD = re.compile(r"[a-z_]{1,40}")
-#: Microsoft's number of what is wrong.
+#: Microsoft's error number.
 _NUMBER = re.compile(r"\bAADSTS\d{4,8}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a token is asked for with; each of its three secrets may refer to where it is kept."""
+    """The data of a token request; each of its three secrets may be a reference."""
 
     endpoint: str
     grant: str
@@ -59,8 +59,10 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class Granted:
-    """A token, and for how many seconds it is good. ``refresh_token`` takes the place of the one before, if not '';
-    ``certificate_ends`` tells until when the certificate is good that it was asked for with.
+    """A token and its lifetime in seconds.
+
+    ``refresh_token`` replaces the previous one unless it is ''. ``certificate_ends`` is the last day of the certificate
+    of the request.
     """
 
     access_token: str = field(repr=False)
@@ -70,22 +72,22 @@ class Granted:
 
 
 class NoAccessToken(NoToken):
-    """The endpoint has answered, without a token that can be used."""
+    """The endpoint has answered, without a usable token."""
 
-    #: What takes the place of the one that was shown, all the same.
+    #: The new refresh token, which replaces the one that was sent even in this case.
     refresh_token = ""
 
 
 class TokenRefused(NoAccessToken):
-    """The endpoint gives none for what it was shown."""
+    """The endpoint refuses the request."""
 
 
 @with_secrets
 def fetch(account: Account, *, patience: float | None = None) -> Granted:
-    """Ask for a token, and once more if it was refused and a secret is another one by now where it is kept.
+    """Request a token; if it is refused and a secret has changed where it is stored, request it once more.
 
-    Raises ``NoToken``, whose words hold nothing that is secret. Each asking takes ``patience`` seconds at most, by
-    default ``PATIENCE``.
+    Raises ``NoToken``, whose text contains no secret. Each request takes at most ``patience`` seconds, by default
+    ``PATIENCE``.
     """
     asking = resolved(account)
     try:
@@ -99,8 +101,8 @@ def fetch(account: Account, *, patience: float | None = None) -> Granted:
 
 @with_secrets
 def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> Granted:
-    """Ask for tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises as ``fetch`` does."""
-    asking = resolved(replace(account, refresh_token=""))  # the one that is asked for anew may be the one that is lost
+    """Request tokens with the code of a consent (RFC 6749 §4.1.3, RFC 7636 §4.5). Raises ``NoToken``."""
+    asking = resolved(replace(account, refresh_token=""))  # a lost refresh token may be the reason for the consent
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -108,7 +110,7 @@ def redeem(account: Account, *, code: str, verifier: str, redirect_uri: str) -> 
         "code_verifier": verifier,
         **_client(asking),
     }
-    errors = {**_ERRORS, "invalid_grant": "the code has ended, or is not for this redirect URI"}
+    errors = {**_ERRORS, "invalid_grant": "the code has expired, or is not for this redirect URI"}
     return _ask(asking, form, errors)
 
 
@@ -116,14 +118,14 @@ _SECRETS = ("client_secret", "refresh_token", "private_key")
 
 
 def resolved(account: Account) -> Account:
-    """Return ``account`` with its secrets themselves instead of references. Raises ``NoToken``."""
+    """Return ``account`` with the secrets in place of references. Raises ``NoToken``."""
     found = {}
     for name in _SECRETS:
         try:
             found[name] = references.resolve(getattr(account, name))
         except SecretUnavailable as error:
-            with translation.override(None):  # for logs and rows, which have no reader with a language
-                words = f"the {name.replace('_', ' ')} cannot be had: {str(error).rstrip('.')}"
+            with translation.override(None):  # for logs and rows, which are not in a reader's language
+                words = f"the {name.replace('_', ' ')} cannot be read: {str(error).rstrip('.')}"
             raise NoToken(Phase.AUTH, words[:250]) from None
     return replace(account, **found)
 
@@ -173,13 +175,13 @@ def _ask(account: Account, form: dict[str, str], errors: dict[str, str], patienc
             most=_LONGEST_ANSWER,
         )
     except ValueError:
-        raise _no_token("must be an https URL, or one of this machine") from None
+        raise _no_token("must be an https URL, or a URL of this machine") from None
     except web.Unanswered as error:
-        raise _no_token(f"{host} does not answer ({_UNANSWERED.get(str(error), str(error))})") from None
+        raise _no_token(f"{host} could not be reached ({_UNANSWERED.get(str(error), str(error))})") from None
     return _granted(answer, host, errors, Concealed(form[name].encode() for name in _SHOWN if name in form))
 
 
-#: The parameters of a request that are secret.
+#: The secret parameters of a request.
 _SHOWN = ("client_secret", "refresh_token", "assertion", "client_assertion", "code", "code_verifier")
 
 _UNANSWERED = {
@@ -192,13 +194,13 @@ _UNANSWERED = {
 
 def _granted(answer: web.Response, host: str, errors: dict[str, str], asked_with: Concealed) -> Granted:
     if 300 <= answer.status < 400:
-        raise _no_token(f"{host} redirects elsewhere, which is not followed: correct its URL")
+        raise _no_token(f"{host} answered with a redirect, which is not followed: correct its URL")
     try:
         said = json.loads(answer.body)
     except ValueError:
         said = None
     if not isinstance(said, dict):
-        raise _no_token(f"{host} answered {answer.status} with something other than JSON: correct its URL")
+        raise _no_token(f"{host} answered {answer.status} without JSON: correct its URL")
     refresh = said.get("refresh_token")
     refresh = refresh if isinstance(refresh, str) else ""
     try:
@@ -211,10 +213,10 @@ def _granted(answer: web.Response, host: str, errors: dict[str, str], asked_with
 
 def _access_token(said: dict[str, Any], status: int, host: str, errors: dict[str, str], asked_with: Concealed) -> str:
     if status != 200 or "error" in said:
-        raise _no_token(f"{host} refused: {_error(said, status, errors, asked_with)}", TokenRefused)
+        raise _no_token(f"{host} refused the request: {_error(said, status, errors, asked_with)}", TokenRefused)
     token, kind = said.get("access_token"), said.get("token_type", "Bearer")
     if not (isinstance(token, str) and _TOKEN.fullmatch(token) and str(kind).lower() == "bearer"):
-        raise _no_token(f"{host} answered with no bearer token", NoAccessToken)
+        raise _no_token(f"{host} answered without a bearer token", NoAccessToken)
     return token
 
 
@@ -228,24 +230,24 @@ def _seconds(given: Any) -> float:
 
 #: RFC 6749 §5.2.
 _ERRORS = {
-    "invalid_client": "it does not know the client id, or the client secret is wrong or has ended",
-    "invalid_grant": "the refresh token has ended, or was withdrawn",
+    "invalid_client": "it does not know the client id, or the client secret is wrong or has expired",
+    "invalid_grant": "the refresh token has expired or was revoked",
     "invalid_scope": "it does not know the scope",
-    "unauthorized_client": "this client may not ask for tokens in this way",
-    "unsupported_grant_type": "it gives no tokens in this way",
+    "unauthorized_client": "this client is not allowed to use this grant",
+    "unsupported_grant_type": "it does not support this grant",
     "invalid_request": "it does not understand the request; the tenant or the scope may be wrong",
 }
 
 
-#: The same where the proof is signed (RFC 7523 §3).
+#: The same errors for a signed proof (RFC 7523 §3).
 _ERRORS_OF_KEYS = {
     **_ERRORS,
-    "invalid_client": "it does not know the client id, or the certificate is not registered with it or has ended",
-    "invalid_grant": "it does not know the key or the mailbox, or the key was withdrawn",
-    "unauthorized_client": "the service account has not been given this scope",
-    "clock": "it takes the signed request for too old or too new; the clock of this machine may be wrong",
+    "invalid_client": "it does not know the client id, or the certificate is not registered with it or has expired",
+    "invalid_grant": "it does not know the key or the mailbox, or the key was revoked",
+    "unauthorized_client": "the service account is not authorized for this scope",
+    "clock": "it considers the signed request too old or too new: the clock of this machine may be wrong",
 }
-#: How Microsoft and Google say the last, and servers that are made with a library.
+#: The texts of Microsoft, Google and servers with common libraries for the last of these.
 _OF_CLOCKS = re.compile(
     r"AADSTS700024\b|\b(iat|exp|nbf)\b|time ?(frame|range)"
     r"|\b(token|assertion|JWT) (is|has|was) expired\b|\bissued in the future\b|\bnot yet valid\b",
@@ -254,7 +256,7 @@ _OF_CLOCKS = re.compile(
 
 
 def _error(said: dict[str, Any], status: int, errors: dict[str, str], asked_with: Concealed) -> str:
-    """Why, by the endpoint's words that are known; its sentences name whatever it likes."""
+    """Return the reason by the endpoint's known error codes; its free text may contain anything."""
     code = str(said.get("error"))
     if not _WORD.fullmatch(code) or asked_with.is_in(code.encode()):
         code = str(status)

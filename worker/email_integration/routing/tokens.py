@@ -1,7 +1,7 @@
-"""The access tokens of a configuration: kept in the database for all, fetched by one process at a time.
+"""The access tokens of a configuration: stored in the database for all processes, fetched by one process at a time.
 
-Whoever opens a session asks here. A token near its end is fetched anew by the one who gets the lease, a conditional
-write; the others use the old one while it is good, and wait for the new one otherwise.
+Every new session asks here. A token near its expiry is fetched again by the process that gets the lease, by a
+conditional write. The other processes use the old token while it is valid; otherwise they wait for the new one.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from email_integration.smtp import NoToken, Phase
 from . import breaker, families
 from .token_endpoint import PATIENCE, Account, Granted
 
-#: For how long nobody else fetches, in seconds: longer than fetching takes.
+#: Time for which no other process fetches, in seconds: longer than fetching takes.
 _LEASE = 5 * PATIENCE
 
-#: How long the others wait for whoever fetches, and how often they look, in seconds.
+#: How long the other processes wait for the fetch, and how often they check, in seconds.
 _WAIT = PATIENCE + 5.0
 _LOOK = 0.1
 
-#: For how long an endpoint is left alone that has failed while the token it gave is still good, in seconds.
+#: How long a failed endpoint is not asked while its last token is still valid, in seconds.
 _LEFT_ALONE = 60.0
 
 
 class StoredTokens:
     """The tokens of one configuration: ``email_integration.smtp.TokenSource`` for its relay.
 
-    ``pk`` is the configuration's; with None nothing is kept, which is for settings that are only tried. ``digest``
-    tells its settings from others.
+    ``pk`` is the configuration's; with None nothing is stored, for settings that are only tested. ``digest`` identifies
+    its settings.
     """
 
     def __init__(self, account: Account, *, pk: int | None, digest: str) -> None:
@@ -47,7 +47,7 @@ class StoredTokens:
 
     @with_secrets
     def current(self) -> str:
-        """The token that is good now, fetched if need be. Raises ``NoToken``."""
+        """Return the valid token, and fetch one if needed. Raises ``NoToken``."""
         row = self._read()
         now = timezone.now()
         if row is not None and not row.is_old(now) and (token := row.usable(now)):
@@ -56,12 +56,14 @@ class StoredTokens:
 
     @with_secrets
     def another(self, refused: str = "") -> str | None:
-        """One that is not ``refused``, fetched anew unless somebody has done so since. Raises ``NoToken``."""
+        """Return a token other than ``refused``, a new one unless another process fetched it. Raises ``NoToken``."""
         return self._fetched(refused=refused)
 
     def _fetched(self, *, refused: str | None) -> str:
-        """A token fetched by us, or by somebody else meanwhile. ``refused`` is one that is not good any more, '' the
-        one that is stored whatever it is; None leaves an old one good while it lasts.
+        """Return a token fetched by this process, or by another one meanwhile. Raises ``NoToken``.
+
+        ``refused`` is a token that is no longer valid; '' means the stored one, whatever it is; None keeps an old token
+        while it lasts.
         """
         if self._pk is None:
             return families.fetch(self._account).access_token
@@ -71,7 +73,7 @@ class StoredTokens:
         while time.monotonic() < until:
             row, now = self._row(), timezone.now()
             token = row.usable(now)
-            # Somebody may have fetched one since it was found missing, or while we wait.
+            # Another process may have fetched one since it was found missing, or during the wait.
             is_new = row.fetched_at is not None and row.fetched_at >= began
             is_other = token != refused if refused else refused is None and not row.is_old(now)
             if token and (is_new or is_other):
@@ -86,7 +88,7 @@ class StoredTokens:
             if kept:
                 return kept
             time.sleep(_LOOK)
-        raise NoToken(Phase.AUTH, "another process is fetching the OAuth token, and it takes long")
+        raise NoToken(Phase.AUTH, "another process is fetching the OAuth token and has not finished in time")
 
     def _fetch_under(self, lease: str, row: OAuthToken, *, kept: str) -> str:
         asked_at = timezone.now()
@@ -106,8 +108,10 @@ class StoredTokens:
         return granted.access_token
 
     def _fetched_in_transaction(self, *, refused: str | None) -> str:
-        """Of a caller of the direct backend, who may leave it open for long: nobody must have to wait for its end, so
-        that there is no lease, and what was fetched is kept once it is over.
+        """Return a token for a caller of the direct backend that has an open transaction. Raises ``NoToken``.
+
+        The transaction may stay open for long, and no process should wait for its end. Therefore there is no lease, and
+        the fetched token is stored after the commit.
         """
         row, asked_at = self._read(), timezone.now()
         token = row.usable(asked_at) if row is not None else ""
@@ -125,30 +129,30 @@ class StoredTokens:
         return granted.access_token
 
     def _keep_end(self, granted: Granted) -> None:
-        """Tell the configuration when its certificate ends, which may be another one where it is kept elsewhere."""
+        """Store the expiry of the certificate in the configuration; it may change if the key is stored elsewhere."""
         ends = granted.certificate_ends
         if ends is not None and self._pk is not None:
-            # Not update() of this app: nothing that mail goes by has changed.
+            # Not update() of this app: no setting of the relay has changed.
             configs: models.QuerySet[SMTPConfig] = models.QuerySet(SMTPConfig, using=SMTPConfig.objects.db)
             configs.filter(pk=self._pk).exclude(oauth_secret_ends=ends).update(oauth_secret_ends=ends)
 
     # -- the row ------------------------------------------------------------------------------------------------
 
     def _read(self) -> OAuthToken | None:
-        """The row of these settings, if there is one."""
+        """Return the row of these settings, if there is one."""
         return OAuthToken.objects.filter(pk=self._pk, settings=self._digest).first() if self._pk is not None else None
 
     def _row(self) -> OAuthToken:
-        """The row of these settings, made empty where there is none or one of others."""
+        """Return the row of these settings; make an empty one if there is none, or one of other settings."""
         row = self._read()
         if row is not None:
             return row
         OAuthToken.objects.filter(pk=self._pk).exclude(settings=self._digest).update(settings=self._digest, **_EMPTY)
         row, _ = OAuthToken.objects.get_or_create(pk=self._pk, defaults={"settings": self._digest})
-        return row if row.settings == self._digest else self._row()  # somebody with other settings came between
+        return row if row.settings == self._digest else self._row()  # a process with other settings wrote in between
 
     def _take(self, row: OAuthToken, now: dt.datetime) -> str | None:
-        """Get the lease, unless somebody has it, or has fetched since ``row`` was read."""
+        """Take the lease, unless another process has it, or has fetched since ``row`` was read."""
         lease = secrets.token_hex(16)
         free = OAuthToken.objects.filter(
             Q(lease_until=None) | Q(lease_until__lte=now), pk=self._pk, settings=self._digest
@@ -170,10 +174,10 @@ _EMPTY: dict[str, object] = {
 
 
 def _not_before(began: dt.datetime, now: dt.datetime, *, kept: str, refused: str | None) -> dt.datetime:
-    """A failure since then is ours too. A person who tests waits for none that was there before."""
+    """Return the time from which a failure counts as this call's. A test by a person ignores all earlier failures."""
     if refused == "":
         return began
-    # Such a failure opens the circuit breaker, whose first probe has to ask the endpoint.
+    # Such a failure opens the circuit breaker, whose first probe must ask the endpoint.
     alone = _LEFT_ALONE if kept else breaker.probe_wait(1, Cause.NO_TOKEN)
     return min(began, now - dt.timedelta(seconds=alone))
 

@@ -1,1 +1,1 @@
-"""How mail leaves: attempts, sessions, and what is recorded of them."""
+"""Send claimed mail: attempts, SMTP sessions, and recording the outcomes."""

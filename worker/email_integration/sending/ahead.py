@@ -1,7 +1,7 @@
-"""Going ahead of the others to a server that has refused mail over sessions which it took mail over before.
+"""Let one mail try a new session first when a server has refused mail over sessions that carried mail before.
 
-Such a session may be at an end of its own, and a new one is all it takes. Or the server takes no more mail for a while:
-then each new session is one more mail that it refuses, and many servers count these too.
+The old session may have reached a limit, so a new one is enough. Or the server accepts no more mail for a while: then
+each new session is one more mail that it refuses, and many servers count these too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from email_integration.smtp import Relay
 
 
 class Lead:
-    """One that goes to a server ahead of the others of this process."""
+    """A mail that tries a relay before the other mails of this process."""
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
@@ -24,7 +24,7 @@ class Lead:
 
 
 class Ahead:
-    """Lets one at a time go ahead to each relay; the others wait for that one."""
+    """Lets one mail at a time try each relay first, while the others wait for it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -32,9 +32,10 @@ class Ahead:
         after_fork_in_child(self._begin_anew)
 
     def go(self, relay: Relay) -> Lead | None:
-        """Go ahead to a relay, and ``end`` the lead; or wait for who does.
+        """Return a lead for the relay, which the caller must ``end``; or wait for the current lead.
 
-        None when that one went well, or for ``relay.timeout`` seconds came to no end: there is no going ahead then.
+        Return None when the other lead succeeded, or did not end within ``relay.timeout`` seconds: then no lead is
+        needed.
         """
         with self._changed:
             while (other := self._under_way.get(relay)) is not None:
@@ -44,7 +45,10 @@ class Ahead:
             return lead
 
     def end(self, lead: Lead, *, well: bool) -> None:
-        """Let the others go on if it went ``well``, else one of them go ahead. Does nothing to what has ended."""
+        """End the lead.
+
+        If it went ``well`` the others continue, else one of them leads. A lead that has ended is ignored.
+        """
         with self._changed:
             if not lead.has_ended:
                 lead.has_ended, lead.went_well = True, well
@@ -52,6 +56,6 @@ class Ahead:
                 self._changed.notify_all()
 
     def _begin_anew(self) -> None:
-        """Runs in the child of a fork: who was under way is the parent's, and so may be the holder of the lock."""
+        """Reset in a forked child: the leads belong to the parent, and another of its threads may hold the lock."""
         self._changed = threading.Condition()
         self._under_way.clear()

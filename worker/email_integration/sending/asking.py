@@ -1,6 +1,6 @@
-"""What the threads of a crew ask of the database before they open a session, which the dispatcher asks for them.
+"""Database queries of a crew's threads before they open a session, which the dispatcher executes for them.
 
-It has a connection open already. One of their own for each of them would be made, and closed, for one question.
+The dispatcher already has an open connection. Without it, each thread would open and close a connection for one query.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ from django.db import DatabaseError, InterfaceError
 from email_integration.routing import breaker, quirks
 from email_integration.smtp import Relay
 
-#: Seconds for which a thread waits: the dispatcher may be recording, or wait for the database itself.
+#: Seconds for which a thread waits. The dispatcher may be recording, or waiting for the database itself.
 _ANSWER_WITHIN = 0.25
 
 
 class Questions:
-    """Whether circuit breakers are closed, asked in the threads of a crew and answered in that of the dispatcher.
+    """Asks in the threads of a crew whether circuit breakers are closed, and answers in the dispatcher's thread.
 
     No answer is older than its question.
     """
 
     def __init__(self, asked: Callable[[], object]) -> None:
-        """``asked`` is called when there is one to be answered."""
+        """Create the object. ``asked`` is called when a question needs an answer."""
         self._asked = asked
         self._open: SimpleQueue[tuple[Relay, Future[bool]]] = SimpleQueue()
 
     @property
     def are_open(self) -> bool:
-        """Whether one is to be answered."""
+        """Whether a question needs an answer."""
         return not self._open.empty()
 
     def breaker_is_closed(self, relay: Relay) -> bool:
-        """Whether the circuit breaker of ``relay`` was found closed. If not, who asks has to find out why by itself."""
+        """Return whether the circuit breaker of ``relay`` is closed. If not, the caller must find the reason itself.
+
+        False also means that there was no answer within 0.25 seconds.
+        """
         answer: Future[bool] = Future()
         self._open.put((relay, answer))
         self._asked()
@@ -45,7 +48,7 @@ class Questions:
         return False
 
     def answer(self) -> None:
-        """Answer all that are open."""
+        """Answer all open questions."""
         asked = []
         while self.are_open:
             asked.append(self._open.get())
@@ -58,7 +61,7 @@ def _is_closed(relay: Relay) -> bool:
     try:
         if breaker.is_open(relay):
             return False
-        quirks.memory.recall(relay)  # so that it is known when the session is opened
+        quirks.memory.recall(relay)  # loads the server's quirks before the session is opened
     except (DatabaseError, InterfaceError):
         return False
     return True

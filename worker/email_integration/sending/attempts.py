@@ -1,4 +1,4 @@
-"""One attempt at one claimed delivery: from its row to what is to be recorded of it."""
+"""One attempt at one claimed delivery: from its row to the change to record."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Attempt:
 
     @with_secrets
     def prepare(self, session: Session) -> PipelinedTransaction | None:
-        """Make it ready for a session that carries another mail still; None when it is not to be tried.
+        """Prepare the mail for a session that still carries another mail. Return None when the mail is not to be tried.
 
-        Raises what keeps it from being sent.
+        Raises the error that keeps it from being sent.
         """
         if _without_attempt(self._delivery, clock.now()) is not None or not self._plan_now().envelope:
             return None
@@ -62,26 +62,26 @@ class Attempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the server was told of it, along with the final dot of another mail."""
+        """Whether the transaction was started on the server, along with the final dot of another mail."""
         return self._pipelined is not None and self._pipelined.session is not None
 
     def let_go(self) -> PipelinedTransaction | None:
-        """Let it begin anew, and give what was prepared of it, which is to be dropped."""
+        """Reset the attempt, and return its prepared transaction, which the caller must drop."""
         pipelined, self._pipelined = self._pipelined, None
         self.hand.mail_at = None
         return pipelined
 
     def drop(self) -> None:
-        """Drop what was prepared of it: it begins anew if it is run again."""
+        """Drop the prepared transaction. The attempt starts again if it is run again."""
         pipelined = self.let_go()
         if pipelined is not None:
             pipelined.drop()
 
     def run(self) -> Change | None:
-        """Try it, and return what is to be recorded; None when it is another process's by now.
+        """Try the delivery, and return the change to record; None when another process owns it by now.
 
-        Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and what the database raises: it
-        was not sent then.
+        Raises ``Replaced`` when another relay is to be used, ``JournalUnavailable``, and the errors of the database. In
+        these cases it was not sent.
         """
         try:
             return self._run()
@@ -123,7 +123,7 @@ class Attempt:
         return replace(ended, withheld=withheld) if withheld else ended
 
     def _send(self) -> tuple[Transmitted, tuple[str, ...]]:
-        """Send it, and say how that ended, and who must not be written to."""
+        """Send the mail. Return its outcome, and the recipients that must not receive it."""
         withheld: tuple[str, ...] = ()
         try:
             if isinstance(self._route, routing.Nowhere):
@@ -146,12 +146,12 @@ class Attempt:
         except ContentUnavailable as error:
             unavailable = Deferred(cause=Cause.CONTENT_UNAVAILABLE, reason=str(error))
             return Transmitted(route=None, outcome=unavailable), withheld
-        except Exception as error:  # whatever it is, the mail is kept and the fault is shown
+        except Exception as error:  # after any error the mail is kept and the error shown
             if isinstance(error, DatabaseError | InterfaceError) and self.hand.sent_from is None:
                 raise
             frame = traceback.extract_tb(error.__traceback__)[-1]
             what = f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}"
-            # The error's own text may quote the mail, so it is not logged.
+            # The error's text is not logged, because it may quote the mail.
             logger.error("Delivery %s: %s of %s", self._delivery.pk, what, frame.filename, extra=_of(self._delivery))
             kind = InDoubt if self.hand.sent_from is not None else Deferred
             return Transmitted(route=None, outcome=kind(cause=Cause.INTERNAL_ERROR, reason=what)), withheld
@@ -176,7 +176,7 @@ class Attempt:
 
 
 def _without_attempt(delivery: Delivery, now: dt.datetime) -> Callable[[Delivery], Step] | None:
-    """Return how a delivery that is not to be tried ``now`` moves on; None when it is to be tried."""
+    """Return the step for a delivery that must not be tried ``now``; None when it is to be tried."""
     if not rows.is_readable(delivery):
         return functools.partial(transitions.setting_aside, reason="its row is damaged")
     if delivery.cancel_requested:

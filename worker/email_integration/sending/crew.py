@@ -1,6 +1,6 @@
-"""The threads that send what a process has claimed, each over a session of its own, and what they have done so far.
+"""The threads that send claimed mail, each over one session, and their results.
 
-They speak SMTP and write the journal; the dispatcher, in its own thread, claims and records.
+The threads speak SMTP and write the journal. The dispatcher claims and records in another thread.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from .work import Done, Work, take_in_hand, try_one
 
 logger = logging.getLogger(__name__)
 
-#: Outcomes in one record, and the seconds that the first of them waits for others.
+#: Limits of one record: the number of outcomes, and the seconds that the first outcome waits for others.
 MOST_RECORDED = 100
 RECORD_WITHIN = 0.05
 
-#: Unrecorded outcomes with which no further mail is begun: the database is away.
+#: With this many unrecorded outcomes, no further mail is started, because the database is probably down.
 _MOST_UNRECORDED = 200
 
-#: For all queues that a process may serve at a time. Made when they are needed.
+#: Threads for all queues that a process serves at once. They are started when needed.
 _MOST_THREADS = 1000
 
-#: Seconds for which a mail waits for the session that it was begun on ahead while another one may be free.
+#: Seconds for which a mail waits for the session it was started on if another session may be free.
 _WAITS_FOR_SESSION = 1.0
 
 
@@ -64,13 +64,13 @@ def _new_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=_MOST_THREADS, thread_name_prefix="email_integration sender")
 
 
-#: They outlast a crew: a lone mail waits neither for threads to start nor for their connections to the cache, which
-#: each has in its own context.
+#: The threads outlive a crew. A single mail therefore waits neither for threads to start nor for their connections to
+#: the cache, which each thread opens separately.
 _threads = _new_threads()
 
 
 def _begin_anew() -> None:
-    global _distance, _limited, _threads  # the threads are the parent's, and so may be the holders of the locks
+    global _distance, _limited, _threads  # the parent's threads may hold the old locks
     _distance, _limited, _threads = Distance(), LimitedInARow(), _new_threads()
 
 
@@ -78,18 +78,19 @@ after_fork_in_child(_begin_anew)
 
 
 class _Turn(Others):
-    """A mail in the hands of one of the threads, and the one that follows it over the same session."""
+    """A mail that one of the threads is sending, and the mail that follows it over the same session."""
 
     def __init__(self, crew: Crew, work: Work, journal: Journal | None) -> None:
         self._crew = crew
         self.work = work
         self.journal = journal
-        # Both are changed under the lock of the crew. The other is what was prepared of one that is to begin anew.
+        # Both are changed under the crew's lock. ``abandoned`` is the prepared transaction of a mail that is to start
+        # again.
         self.next: _Turn | None = None
         self.abandoned: PipelinedTransaction | None = None
 
     def try_it(self) -> Done:
-        """Try it. Raises what ``try_one`` raises."""
+        """Try the mail. Raises the errors of ``try_one``."""
         return try_one(self.work, journal=self.journal, others=self)
 
     def breaker_is_closed(self, relay: Relay) -> bool:
@@ -102,10 +103,10 @@ class _Turn(Others):
         turn = self._crew.take_along(self)
         if turn is None:
             return None
-        # What keeps it from being prepared is found again, and seen to, when it is its turn.
+        # An error that prevents its preparation occurs again, and is handled, when the mail is tried.
         with contextlib.suppress(Exception):
             if self.work.attempt is not None:
-                self.work.attempt.hand.waits()  # it is the other that is read
+                self.work.attempt.hand.waits()  # the other mail is being read
             prepared = take_in_hand(turn.work, journal=turn.journal, others=turn).prepare(session)
             if prepared is not None:
                 return prepared
@@ -124,7 +125,7 @@ class _Turn(Others):
 
     @property
     def mail_at(self) -> float | None:
-        """When MAIL was about to be said, by ``time.monotonic()``; None before that."""
+        """The time just before MAIL, by ``time.monotonic()``; None before that."""
         return None if self.work.attempt is None else self.work.attempt.hand.mail_at
 
 
@@ -133,18 +134,18 @@ def _outcome(done: Done) -> Outcome | None:
 
 
 def _may_be_followed(turn: _Turn, done: Done) -> bool:
-    """Whether the one that follows was begun, and the server may take it after what it said of that turn's mail."""
+    """Return whether the next mail was started, and the server may accept it after its reply to this turn's mail."""
     following, outcome = turn.next and turn.next.work.attempt, _outcome(done)
     return bool(following and following.has_begun) and not (isinstance(outcome, Deferred) and outcome.for_everybody)
 
 
 class Crew:
-    """At most ``sessions`` threads, fewer while the server is near; a context, at whose end none is at work for it.
+    """At most ``sessions`` threads, fewer while the server is near. On exit of the context no thread works for it.
 
-    All state is changed under one lock: what is to be done, how many mails are in hand, what is done. The threads wait
-    for what they may begin, and the dispatcher until it is needed, to record or to claim; a mail that is done wakes
-    them only if it brings that. One goes ahead until it has come to a session: a server that refuses logins is not
-    asked by all of them.
+    All state is changed under one lock: the mails to send, the mails being sent, and the results. The threads wait for
+    mails that they may start. The dispatcher waits until it must record or claim; a finished mail wakes it only then.
+    The first mail goes ahead until it has a session, so that a server that refuses logins does not get one from each
+    thread.
     """
 
     def __init__(self, *, sessions: int, journal: Journal | None) -> None:
@@ -154,7 +155,7 @@ class Crew:
         self._lock = threading.RLock()
         self._may_begin = threading.Condition(self._lock)
         self._is_needed = threading.Condition(self._lock)
-        #: Of the threads, which ``attend`` answers.
+        #: Questions of the threads, which ``attend`` answers.
         self.questions = Questions(self._asked)
         self._waiting = 0
         self._todo: deque[Work] = deque()
@@ -180,13 +181,13 @@ class Crew:
             self._may_begin.notify_all()
         for working in wait(self._working).done:
             if (lost := working.exception()) is not None:
-                logger.error("A sender ended with %s.", type(lost).__name__)
+                logger.error("A sender thread ended with the error %s.", type(lost).__name__)
 
     def take_on(self, batch: Batch, route: Route, *, journal: Journal | None) -> None:
-        """Have the deliveries of a batch tried by ``route``, in their order.
+        """Add the deliveries of a batch, to be tried by ``route`` in their order.
 
-        ``journal`` is what it was claimed with. If that has failed since, they are given back: after a death none of
-        them would be in doubt.
+        ``journal`` is the journal that the batch was claimed with. If that has failed since, the deliveries are given
+        back: it would report none of them as in doubt after a crash.
         """
         works = [Work(delivery=one, batch=batch, place=at, route=route) for at, one in enumerate(batch.deliveries)]
         with self._lock:
@@ -198,37 +199,37 @@ class Crew:
 
     @property
     def sessions(self) -> int:
-        """Over how many it sends at a time, if there is enough to do."""
+        """The number of sessions used at once if there is enough mail."""
         return self._sessions
 
     @property
     def journal(self) -> Journal | None:
-        """The journal in which is noted what is in hand, if there is one."""
+        """The journal that records the mails being sent, if there is one."""
         return self._journal
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is left to do, nor to record."""
+        """Whether no mail is left to send or to record."""
         with self._lock:
             return not (self._todo or self._in_hand or self._done)
 
     @property
     def wants_more(self) -> bool:
-        """Whether a session has nothing to do, or will have soon."""
+        """Whether a session is idle, or will be soon."""
         with self._lock:
             return len(self._todo) < self._sessions and len(self._done) < _MOST_UNRECORDED
 
     def give_back(self, batch: Batch) -> None:
-        """Begin none of its deliveries any more."""
+        """Give back the deliveries of a batch that have not been started."""
         with self._lock:
             self._give_back(batch)
 
     def attend(self, *, late: Iterable[Batch]) -> None:
-        """See to what waits; called every now and then.
+        """Do the periodic work: answer the threads' questions, give back late mail, and start more threads if useful.
 
-        Answer what the threads ask. Begin none of those whose lease comes to its end, which is ``late``, while they
-        wait for a session: others may have one free. Let none wait for the final dot of another while a thread may
-        begin it. Set more threads to work if that helps.
+        ``late`` are the batches whose lease is about to expire; their mails that still wait for a session are given
+        back, because another process may have a free one. A mail that waits for the final dot of another mail is put
+        back if another thread can start it.
         """
         self.questions.answer()
         with self._lock:
@@ -240,22 +241,23 @@ class Crew:
             self._set_to_work()
 
     def leave(self, batch: Batch) -> None:
-        """Begin and record none of its deliveries any more: another process has taken them over."""
+        """Neither start nor record any delivery of the batch: another process has taken them over."""
         with self._lock:
             self._leave([work for work in self._todo if work.batch is batch])
             self._todo = deque(work for work in self._todo if work.batch is not batch)
             self._may_begin.notify_all()
 
     def permitted(self) -> None:
-        """More of a batch may be sent than before, or more may wait to be recorded: all look what they may begin."""
+        """Wake the threads: more mails of a batch may be sent, or more results may wait to be recorded."""
         with self._lock:
             self._may_begin.notify_all()
 
     def done(self, *, within: float, unless_it_wants_more: bool = False) -> list[Done]:
-        """Wait, ``within`` so many seconds, until something is to be recorded; take and return it.
+        """Wait for at most ``within`` seconds until results are to be recorded; remove and return them.
 
-        That is when there is enough of it, when it has waited long enough, or when nothing else is under way. It is not
-        waited for ``unless_it_wants_more`` than it has to do, nor while a thread asks something.
+        Results are recorded when there are enough, when they have waited long enough, or when no other mail is in
+        progress. The call does not wait while a thread has a question, nor (``unless_it_wants_more``) while the crew
+        wants more mail.
         """
         until = time.monotonic() + within
         with self._lock:
@@ -269,14 +271,14 @@ class Crew:
             return taken
 
     def _record_at(self) -> float:
-        """When what is done is to be recorded, by ``time.monotonic()``."""
+        """Return the time to record the results, by ``time.monotonic()``."""
         if not self._done:
             return float("inf")
         return 0.0 if self._is_to_record else self._first_done_at + RECORD_WITHIN
 
     @property
     def _is_to_record(self) -> bool:
-        """Whether what is done is to be recorded whenever it was done: it is enough, or all that there is to do now."""
+        """Whether results are to be recorded now, whatever their age: there are enough, or no mail can be sent now."""
         if len(self._done) >= MOST_RECORDED or not (self._todo or self._in_hand):
             return True
         return bool(self._todo) and all(work.place >= work.batch.permitted for work in self._todo)
@@ -294,7 +296,10 @@ class Crew:
             connections.close_all()
 
     def _take(self) -> _Turn | None:
-        """What to do next, with the journal for it: one that was claimed while there was a journal goes with it."""
+        """Return the next mail with its journal; None at the end.
+
+        A mail claimed with a journal is sent with that journal.
+        """
         with self._lock:
             while not self._ends:
                 work = self._next() if len(self._done) < _MOST_UNRECORDED else None
@@ -309,8 +314,9 @@ class Crew:
         return None
 
     def take_along(self, turn: _Turn) -> _Turn | None:
-        """What to do after that turn over the same session, if it can be prepared meanwhile; None if another thread has
-        the time for it.
+        """Return a mail to send after that turn over the same session, if it can be prepared meanwhile.
+
+        Return None if another thread has time for it.
         """
         route = turn.work.route
         with self._lock:
@@ -329,12 +335,12 @@ class Crew:
             return turn.next
 
     def put_back(self, turn: _Turn) -> None:
-        """Have what was to follow that turn tried as any other."""
+        """Put the mail that was to follow that turn back into the queue, to be tried like any other."""
         with self._lock:
             self._put_back(turn)
 
     def _go_on(self, turn: _Turn, done: Done) -> _Turn | None:
-        """Have what is done of a turn recorded, and return the one that follows."""
+        """Add the result of a turn to those to record, and return the turn that follows."""
         with self._lock:
             if turn.next is not None and (self._ends or not _may_be_followed(turn, done)):
                 self._put_back(turn)
@@ -346,15 +352,15 @@ class Crew:
             if turn.mail_at is not None and isinstance(_outcome(done), Accepted):
                 _distance.see(time.monotonic() - turn.mail_at)
             if self._waiting and self._todo:
-                self._may_begin.notify()  # there is room for one more, or none had to be alone
+                self._may_begin.notify()  # there is room for another mail, or none had to be alone
         if turn.abandoned is not None:
             turn.abandoned.drop()
         return turn.next
 
     def _next(self) -> Work | None:
-        """The first whose final dot is permitted, unless another one goes ahead.
+        """Return the first mail whose final dot is permitted, unless another mail goes ahead.
 
-        One that may kill the process is alone in it, so that none of the others dies of it, or is taken for it.
+        A mail that may kill the process is sent alone, so that no other mail is lost or suspected with it.
         """
         if self._in_hand and (self._is_alone or not self._has_session):
             return None
@@ -372,10 +378,10 @@ class Crew:
         except JournalUnavailable as error:
             with self._lock:
                 if not self._journal_failed:
-                    logger.error("The journal cannot be written to (%s): fewer mails are sent at a time.", error)
+                    logger.error("Writing to the journal failed (%s): fewer mails are sent at a time.", error)
                 self._journal_failed = True
                 self._journal = None
-                # All of them were claimed with a journal, and more may be sent of them than without one.
+                # All of them were claimed with a journal, and so more of them are permitted than without one.
                 for batch in {one.batch.id: one.batch for one in self._todo}.values():
                     self._give_back(batch)
         return Done(work=work, change=Untried(delivery=work.delivery, step=transitions.giving_back))
@@ -400,7 +406,7 @@ class Crew:
         return len(self._in_hand) < len(self._working)
 
     def _set_to_work(self) -> None:
-        """Have as many threads as are of use."""
+        """Start as many threads as are useful."""
         if self._todo and not self._has_idle_thread:
             _distance.see_under_way([turn.mail_at for turn in self._in_hand])
         self._sessions = _distance.sessions(self._most_sessions)
@@ -408,15 +414,15 @@ class Crew:
             self._working.append(_threads.submit(self._work))
 
     def _has_room(self, route: Route) -> bool:
-        """Whether one more session may be used."""
+        """Return whether one more session may be used."""
         return not isinstance(route, Relay) or len(self._in_hand) < pool.most(route)
 
     def _are_too_many(self, route: Route) -> bool:
-        """Whether more sessions are used than are to be by now."""
+        """Return whether more sessions are in use than are allowed now."""
         return isinstance(route, Relay) and len(self._in_hand) > pool.most(route)
 
     def _is_to_begin_anew(self, turn: _Turn) -> bool:
-        """Whether one that waits for the final dot of another one need not, or cannot, wait for it any longer."""
+        """Return whether a mail that waits for the final dot of another need not, or cannot, wait any longer."""
         if turn.mail_at is None:
             return False  # it is being prepared
         if is_late(turn.work.batch):
@@ -425,7 +431,7 @@ class Crew:
         return waited and self._has_idle_thread and self._has_room(turn.work.route)
 
     def _put_back(self, turn: _Turn) -> None:
-        """Have what was to follow that turn begin anew; the turn drops what was prepared of it."""
+        """Put the mail that follows that turn back to start again. The turn drops its prepared transaction."""
         following, turn.next = turn.next, None
         if following is None:
             return
@@ -438,11 +444,11 @@ class Crew:
         else:
             self._todo.appendleft(work)
             if self._journal is not following.journal:
-                self._give_back(work.batch)  # as its others were when that failed
+                self._give_back(work.batch)  # as the others of its batch when the journal failed
             self._may_begin.notify()
 
     def _leave(self, works: Iterable[Work]) -> None:
-        """Forget these, which are another process's, or will be."""
+        """Free the journal slots of these mails, which another process owns or will own."""
         for work in works:
             if work.attempt is not None and work.attempt.hand.slot is not None:
                 with contextlib.suppress(JournalUnavailable):
@@ -451,7 +457,7 @@ class Crew:
     def _turn(self, work: Work) -> _Turn:
         self._todo.remove(work)
         if len(self._todo) == self._sessions - 1:
-            self._is_needed.notify()  # it wants more
+            self._is_needed.notify()  # the crew wants more
         return _Turn(self, work, self._journal)
 
     def _add(self, done: Done) -> None:

@@ -1,4 +1,4 @@
-"""Send one message directly, without queue, row or retry."""
+"""Send one message directly, without a queue, a row or retries."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 @with_secrets
 def send_directly(message: EmailMessage, *, default_from_is_open: bool = False) -> Accepted:
-    """Send ``message`` through the active relay and return what the server said.
+    """Send ``message`` through the active relay and return the server's acceptance.
 
-    Raises ``InvalidMail`` for a message that cannot be sent as given, ``DeliveryFailed`` when it was refused for good
-    or nobody knows whether it was taken, ``DeliveryDeferred`` when it could go another time. REDIRECT_ALL_TO and
-    ALLOWED_RECIPIENTS hold here too; ``ImproperlyConfigured`` is raised when they cannot be understood.
+    With ``default_from_is_open`` a sender equal to DEFAULT_FROM_EMAIL counts as not chosen. The settings
+    REDIRECT_ALL_TO and ALLOWED_RECIPIENTS apply.
+
+    Raises ``InvalidMail`` for a message that cannot be sent as given, ``DeliveryFailed`` when it was permanently
+    refused or its acceptance is in doubt, ``DeliveryDeferred`` when it may succeed at another time, and
+    ``ImproperlyConfigured`` when a setting is invalid.
     """
     mail, plan = _mail(message, default_from_is_open=default_from_is_open)
     try:
@@ -45,10 +48,10 @@ def send_directly(message: EmailMessage, *, default_from_is_open: bool = False) 
 
 
 def _offer_to_all(mail: OutgoingMail) -> Outcome | Skipped:
-    """Send it, in as many transactions as the server wants for its recipients, until one does not end well.
+    """Send the mail, in as many transactions as the server requires for its recipients, until one fails.
 
-    What was taken for some counts if each of the others has an answer of his own, as in a single transaction. Raises
-    ``DeliveryFailed`` otherwise: to send it all another time would double it.
+    If some recipients were accepted, the mail counts as accepted when each other recipient has a reply, as in a single
+    transaction. Otherwise this raises ``DeliveryFailed``, because sending the whole mail again would duplicate it.
     """
     taken: Accepted | None = None
     rest = mail.recipients
@@ -72,7 +75,7 @@ def _offer_to_all(mail: OutgoingMail) -> Outcome | Skipped:
 
 
 def _transmit(mail: OutgoingMail) -> Outcome | Skipped:
-    """Send it by the relay that is active. Raises what ``transmit`` raises, but for ``Replaced``."""
+    """Send the mail through the active relay. Raises the errors of ``transmit``, except ``Replaced``."""
     while True:
         route = routing.active_relay()
         if isinstance(route, routing.Nowhere):
@@ -82,7 +85,7 @@ def _transmit(mail: OutgoingMail) -> Outcome | Skipped:
 
 
 def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> Accepted | None:
-    """What was taken so far, with how another transaction ended; None as long as there was none."""
+    """Return the acceptance so far, combined with another transaction; None if no recipient was accepted yet."""
     if taken is None:
         return outcome if isinstance(outcome, Accepted) else None
     last = outcome if isinstance(outcome, Accepted) else taken
@@ -97,7 +100,7 @@ def _together(taken: Accepted | None, outcome: Accepted | Deferred | Failed) -> 
 
 
 def _is_answered(taken: Accepted, mail: OutgoingMail, last: Accepted | Deferred | Failed) -> bool:
-    """Whether each recipient has an answer that is about him, after all of them."""
+    """Return whether, after all transactions, each recipient has a reply that concerns this recipient."""
     refused = set(taken.refused)
     if not isinstance(last, Accepted):
         refused = {to for to, reply in taken.refused.items() if not reply.says_too_many_recipients}

@@ -1,8 +1,8 @@
-"""Send what is due in a queue: claim a batch, have the crew try it, record how that ended; until nothing is due.
+"""Send the due mail of a queue: claim a batch, let the crew try it, record the outcomes; until no mail is due.
 
-A dispatcher stays for a while after the last mail, and hands over after a slice of time, so that other tasks of its
-worker have their turn. Urgent mail waits behind no more than a batch: its own wake-up may wait behind others that the
-worker has fetched, a slice each, so that the dispatchers of other queues take it along.
+A dispatcher stays for a while after the last mail. It hands over after a time slice, so that other tasks of its worker
+can run. Urgent mail waits behind at most one batch: its wake-up may wait behind others that the worker has fetched, for
+one slice each, so the dispatchers of other queues also send urgent mail.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from .work import Done, Work, try_one
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: for how long a dispatcher takes mail, how long it stays when there is none, and how often it looks then.
+#: In seconds: how long a dispatcher takes mail, how long it stays without mail, and how often it checks then.
 SLICE = 0.5
 STAY = 0.1
 LOOK = 0.01
 
-#: What one claim takes: so many seconds' work at the pace so far, and no more mails than this.
+#: Limits of one claim: the seconds of work at the current pace, and the number of mails.
 _WORK = 0.25
 _MOST = 100
 
@@ -51,27 +51,27 @@ _MOST = 100
 _MEASURED = 0.05
 
 
-#: Claims in eager mode, where what is claimed may be due again at once.
+#: Claims in eager mode, where claimed mail may be due again immediately.
 _MOST_INLINE = 100
 
 
 class _Pace:
-    """How many mails a second this process sends, by what it did lately."""
+    """How many mails a second this process sends, measured recently."""
 
     def __init__(self) -> None:
         self._rate = 0.0
         self.begins()
 
     def claims(self, sessions: int) -> int:
-        """How many mails to claim next: at least one for each session."""
+        """Return how many mails to claim next: at least two for each session."""
         return max(2 * sessions, min(_MOST, round(self._rate * _WORK)))
 
     def begins(self) -> None:
-        """There is mail to send, where there was none."""
+        """Restart the measurement, because there is mail after a pause."""
         self._since, self._sent = time.monotonic(), 0
 
     def sent(self, mails: int) -> None:
-        """So many more were sent without a rest."""
+        """Add ``mails`` mails that were sent without a pause."""
         self._sent += mails
         seconds = time.monotonic() - self._since
         if self._sent and seconds > _MEASURED:
@@ -86,10 +86,10 @@ _lock = threading.Lock()
 
 
 def dispatch(queue: str, *, along: Collection[Priority] = ()) -> dict[str, int]:
-    """Send what is due in a broker queue, '' being Celery's choice, and take ``along`` mail of these priorities.
+    """Send the due mail of a broker queue. ``queue`` '' is Celery's default queue.
 
-    Returns how many ended with which status. Does nothing where this process is at it already: that one looks once more
-    before it ends.
+    Mail of the priorities ``along`` is sent too. Return the number of deliveries by final status. If this process is
+    already serving the queue, do nothing: the running dispatcher checks once more before it ends.
     """
     with _lock:
         if queue in _running:
@@ -112,7 +112,7 @@ def dispatch(queue: str, *, along: Collection[Priority] = ()) -> dict[str, int]:
 
 
 class _Dispatcher:
-    """One stay in a queue."""
+    """One stay at a queue."""
 
     def __init__(self, queue: str, *, along: Collection[Priority] = ()) -> None:
         self._queue = queue
@@ -123,9 +123,9 @@ class _Dispatcher:
         self._last_mail = time.monotonic()
         self._handed_over = self._failed = False
         self._mark = LowWaterMark()
-        #: Whether the last claim found nothing, so that the next one most likely finds nothing either.
+        #: Whether the last claim found no mail, so the next one probably finds none either.
         self._found_nothing = False
-        #: Those of which something is open, by their ids.
+        #: Batches with open deliveries, by id.
         self._batches: dict[str, Batch] = {}
 
     def run(self) -> Counter[str]:
@@ -147,21 +147,23 @@ class _Dispatcher:
         return not (self._handed_over or self._failed)
 
     def _claim(self, crew: Crew) -> bool:
-        """Claim a batch for the crew; False when nothing is due. A failing database ends the stay."""
+        """Claim a batch for the crew. Return False when no mail is due. A database error ends the stay."""
         journal, connection = crew.journal, connections[rows.database()]
         was_open = connection.connection is not None
         try:
             try:
                 found = self._look(journal, sessions=crew.sessions)
             except (DatabaseError, InterfaceError):
-                # One that was kept open and has died meanwhile is found out here, and it is asked over a new one.
+                # A connection that was kept open may have died meanwhile. Then the claim is repeated over a new one.
                 if not was_open or (connection.connection is not None and connection.is_usable()):
                     raise
                 connection.close()
                 found = self._look(journal, sessions=crew.sessions)
         except (DatabaseError, InterfaceError) as error:
             logger.error(
-                "The database failed at a claim (%s); the sweep wakes %r again.", type(error).__name__, self._queue
+                "The database failed during a claim (%s); the next sweep wakes the queue %r.",
+                type(error).__name__,
+                self._queue,
             )
             connection.close_if_unusable_or_obsolete()
             self._failed = True
@@ -180,7 +182,7 @@ class _Dispatcher:
         return True
 
     def _look(self, journal: Journal | None, *, sessions: int) -> tuple[Batch, Route] | None:
-        """Claim what is due. After a claim that found nothing it is asked first whether there is anything."""
+        """Claim due mail. After a claim without mail, first ask with a cheaper query whether mail is due."""
         queue, along, mark = self._queue, self._along, self._mark
         if self._found_nothing and not batches.is_due(queue, wakeups.priorities_of(queue), along=along, mark=mark):
             return None
@@ -200,7 +202,7 @@ class _Dispatcher:
             else:
                 crew.leave(batch)
             if any(isinstance(one.change, Untried) for one in together):
-                self._mark.drop()  # what is given back is due since as long ago as before
+                self._mark.drop()  # mail that was given back is due since the same time as before
             if not batch.open:
                 self._batches.pop(batch.id, None)
             self._ended.update([one.work.delivery.current_status for one in together])
@@ -209,12 +211,12 @@ class _Dispatcher:
 
     def _hand_over(self, crew: Crew) -> None:
         if crew.is_idle and time.monotonic() - self._last_mail > LOOK:
-            return  # it ends by itself
+            return  # it ends anyway
         self._handed_over = True
         self._stay.handed_over()
 
     def _has_ended(self, crew: Crew) -> bool:
-        """Whether there was no mail for long enough, and a last look finds none."""
+        """Return whether there was no mail for STAY seconds, and a last check finds none."""
         return time.monotonic() - self._last_mail >= STAY and not self._stay.ended(lambda: self._last_look(crew))
 
     def _last_look(self, crew: Crew) -> bool:
@@ -231,12 +233,10 @@ def claim(
     only: Sequence[str] = (),
     mark: LowWaterMark | None = None,
 ) -> tuple[Batch | None, Route]:
-    """Claim what is due in a broker queue for so many sessions, and say by which route it goes. Raises
-    ``DatabaseError``.
+    """Claim the due mail of a broker queue for ``sessions`` sessions, and return it with its route.
 
-    ``along``, ``only`` and ``mark`` are those of ``batches.claim``.
-
-    The journal, if there is one, names the batch meanwhile: the claim may be committed after the death of this process.
+    ``along``, ``only`` and ``mark`` are those of ``batches.claim``. The journal, if there is one, contains the id of
+    the batch meanwhile, because the claim may be committed after the death of this process. Raises ``DatabaseError``.
     """
     route = routing.active_relay(early=True)
     batch = batches.claim(
@@ -259,7 +259,7 @@ def claim(
 @contextlib.contextmanager
 def _noted(journal: Journal | None, batch_id: str) -> Iterator[None]:
     slot: Slot | None = None
-    with contextlib.suppress(JournalUnavailable):  # as is found, and seen to, with the first mail
+    with contextlib.suppress(JournalUnavailable):  # the first mail finds and handles the error again
         slot = journal.take("", 0, batch_id) if journal else None
     try:
         yield
@@ -270,7 +270,10 @@ def _noted(journal: Journal | None, batch_id: str) -> Iterator[None]:
 
 
 def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
-    """Record what is done of a batch, and do what follows from that."""
+    """Record the results ``done`` of a batch, wake deliveries that they unblock, and publish continuations.
+
+    The journal slots are freed afterwards.
+    """
     changed = [(one, one.change) for one in done if one.change is not None]
     permitted = None if batch.permitted >= len(batch.deliveries) else batch.permitted + len(done)
     ids = [change.delivery.id for _, change in changed]
@@ -285,22 +288,23 @@ def settle(batch: Batch, done: Sequence[Done]) -> batches.Recorded:
             wake_others(change, one.tripped_relay)
             if change.delivery.continue_after is not None:
                 if one.slot is not None:
-                    with contextlib.suppress(JournalUnavailable):  # without it the mark in the database tells
+                    with contextlib.suppress(JournalUnavailable):  # the mark in the database is enough
                         one.slot.continuing()
                 continuing.publish(change.delivery)
     for one in done:
         if one.slot is not None:
             try:
                 one.slot.free()
-            except JournalUnavailable:  # what it says was of a batch that is over
+            except JournalUnavailable:  # its slot names a batch that is over
                 pass
     return recorded
 
 
 def send_inline(queue: str, *, only: Sequence[str] = ()) -> list[Delivery]:
-    """Send what is due in a broker queue, of ``only`` these ids if there are any, in this thread: Celery's eager mode.
+    """Send the due mail of a broker queue in this thread, for Celery's eager mode. ``only`` restricts it to these ids.
 
-    One after the other, without a journal. Returns them as they stand then. Raises ``DatabaseError``.
+    It sends one mail at a time, without a journal. Return the deliveries in their current state. Raises
+    ``DatabaseError``.
     """
     tried: dict[str, Delivery] = {}
     for _ in range(_MOST_INLINE):

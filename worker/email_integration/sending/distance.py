@@ -1,4 +1,4 @@
-"""How far away, or how slow, the server is: more sessions at a time are of use then."""
+"""Estimate whether the server is far away or slow, which makes more sessions at once useful."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import threading
 import time
 from collections.abc import Iterable
 
-#: Sessions at a time while a server answers at once: more of them bring nothing then.
+#: Sessions at once while the server answers quickly. More sessions are no faster then.
 NEAR = 4
 
-#: Seconds that a mail takes at least, of so many in a row, at a server that is far away, or slow.
+#: A server is far away, or slow, if each of this many mails in a row takes more than this many seconds.
 _FAR = 0.02
 _IN_A_ROW = 20
 
-#: Seconds after which those that are under way tell, if none of them has ended.
+#: Seconds after which mails in progress count, if none of them has ended.
 _STALLED = 0.2
 
 
 class Distance:
-    """How long mails take at least, from MAIL to the reply to the final dot. Threads may share it."""
+    """The minimum duration of mails, from MAIL to the reply to the final dot. Threads may share the object."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,7 +26,7 @@ class Distance:
         self._is_far = False
 
     def see(self, seconds: float) -> None:
-        """Take in how long one took that was accepted. A busy machine may make many of them slow, but not all."""
+        """Add the duration of an accepted mail, in seconds. A busy machine may slow down many mails, but not all."""
         with self._lock:
             self._seen += 1
             self._least = min(self._least, seconds)
@@ -34,7 +34,7 @@ class Distance:
                 self._conclude(self._least > _FAR)
 
     def see_under_way(self, begun: Iterable[float | None]) -> None:
-        """Take in when those were begun that take up all sessions, by ``time.monotonic()``; None before that."""
+        """Add the start times of the mails that occupy all sessions, by ``time.monotonic()``; None before MAIL."""
         latest = max((time.monotonic() if at is None else at for at in begun), default=float("inf"))
         if time.monotonic() - latest > _STALLED:
             with self._lock:
@@ -45,5 +45,5 @@ class Distance:
         self._seen, self._least = 0, float("inf")
 
     def sessions(self, most: int) -> int:
-        """How many sessions are of use, ``most`` at the most."""
+        """Return how many sessions are useful, at most ``most``."""
         return most if self._is_far else min(most, NEAR)

@@ -1,4 +1,4 @@
-"""One claimed mail while a session carries it: what the journal has of it, and whether its final dot may be said."""
+"""One claimed mail while a session carries it: its journal slot, and whether its final dot may be sent."""
 
 from __future__ import annotations
 
@@ -26,39 +26,40 @@ logger = logging.getLogger(__name__)
 
 
 def is_late(batch: Batch) -> bool:
-    """Whether no more is left of its lease than a reply to a final dot may take, and a third of what is beyond that."""
+    """Return whether the lease is nearly over: it has REPLY_TIMEOUT and a third of the rest left, or less."""
     patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
     return bool(batch.lease_ends - time.monotonic() <= patience + (lease - patience) / 3)
 
 
 class Others:
-    """The mails that are sent beside one. There are none."""
+    """The mails that are sent at the same time. This class has none."""
 
     def breaker_is_closed(self, relay: Relay) -> bool:
-        """Whether it is known without a question of one's own that the circuit breaker of ``relay`` is closed."""
+        """Return whether the circuit breaker of ``relay`` is known to be closed without a further query."""
         return False
 
     def begun(self) -> None:
         """A session is open, and its transaction begins."""
 
     def following(self, session: Session) -> PipelinedTransaction | None:
-        """Give the one that is to follow over this session, made ready, if there is one."""
+        """Return the prepared mail that follows over this session, if there is one."""
         return None
 
     def not_along(self) -> None:
-        """That one is not begun along with the final dot, after all."""
+        """The following mail is not started along with the final dot after all."""
 
     def judged(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """Give the outcome of a mail by ``relay``, or what it is amid the others'; with the recipients of one that is
-        deferred.
+        """Return the outcome of a mail by ``relay``, possibly changed because of the outcomes of other mails.
+
+        ``recipients`` are those of a deferred mail, and empty for any other outcome.
         """
         return outcome
 
 
 class InHand(Guard):
-    """Notes in the journal, if there is one, how far the mail came, and renews the lease while it makes progress.
+    """Records the progress of the mail in the journal, if there is one, and renews the lease while it makes progress.
 
-    Making one raises ``JournalUnavailable``, as does whatever writes to the journal.
+    Creating an instance, and each method that writes to the journal, may raise ``JournalUnavailable``.
     """
 
     def __init__(
@@ -69,27 +70,28 @@ class InHand(Guard):
         journal: Journal | None,
         started_at: float,
     ) -> None:
-        """``started_at`` is in seconds since the epoch."""
+        """Take a slot of the journal. ``started_at`` is in seconds since the epoch."""
         self._delivery = delivery
         self._id = delivery.pk
         self._batch = batch
         patience, lease = conf.get("REPLY_TIMEOUT"), conf.get("LEASE")
-        # The lease is renewed when no more seconds are left of it.
+        # The lease is renewed when at most this many seconds of it are left.
         self._renewed_at = patience + (lease - patience) * 2 / 3
         self._patience = patience
-        #: Those beside which it is sent.
+        #: The mails that are sent at the same time.
         self.others = Others()
         self.slot: Slot | None = None
         if journal is not None:
             self.slot = journal.take(self._id, delivery.version, batch.id, started_at=started_at)
         points.reached("in hand", self._id)
-        #: The From header and the sender of the envelope that it went with; None before its final dot.
+        #: The From header and the envelope sender that were sent; None before the final dot.
         self.sent_from: tuple[str, str] | None = None
-        #: When MAIL was about to be said last, by ``time.monotonic()``; None before that.
+        #: The time just before the last MAIL, by ``time.monotonic()``; None before that.
         self.mail_at: float | None = None
         #: The relay whose circuit breaker was found open.
         self.tripped_relay: Relay | None = None
-        #: The addresses that stand for recipients in the envelope; None when these are the recipients themselves.
+        #: The recipients that the addresses in the envelope replace; None when the envelope has the recipients
+        #: themselves.
         self.redirected_from: Collection[str] | None = None
 
     def waits(self) -> None:
@@ -120,7 +122,8 @@ class InHand(Guard):
             self._keep_lease()
 
     def writes(self) -> None:
-        # A small one was read before MAIL and is written along with the final dot: it goes on to DOT as it is.
+        # A small content is read before MAIL and written along with the final dot, so its state changes directly to
+        # DOT.
         if self.slot is not None and self._delivery.content_size > ALONG_WITH_DOT:
             self.slot.writing()
         points.reached("before the content", self._id)
@@ -135,11 +138,11 @@ class InHand(Guard):
         points.reached("before the dot", self._id)
         kept = self._keep_lease()
         if kept is None:
-            return Skipped(reason="another process has taken the batch over")
+            return Skipped(reason="another process has taken over the batch")
         if not kept:
             return Deferred(cause=Cause.TOO_SLOW, reason=Cause.TOO_SLOW.words, phase=Phase.CONTENT)
         if self.slot is not None:
-            # The dot is said only once it is noted to whom: after a death here the mail is in doubt for them.
+            # The recipients are noted before the dot is sent: after a crash here the mail is in doubt for them.
             self._note_dot(self.slot, started)
         self.sent_from = message.from_header, message.sender
         points.reached("dot noted", self._id)
@@ -147,7 +150,7 @@ class InHand(Guard):
 
     def not_said(self) -> None:
         if self.slot is not None:
-            with contextlib.suppress(JournalUnavailable):  # then it is in doubt after a death
+            with contextlib.suppress(JournalUnavailable):  # then a crash leaves it in doubt
                 self.slot.not_said()
         self.sent_from = None
 
@@ -158,12 +161,12 @@ class InHand(Guard):
                 self.slot.answered(reply.code)
             except (
                 JournalUnavailable
-            ) as error:  # it was sent, and is recorded: only its death in between leaves a doubt
-                logger.error("The reply to a final dot could not be noted (%s).", error)
+            ) as error:  # it was sent, and will be recorded: only a crash before that leaves a doubt
+                logger.error("The reply to a final dot could not be written to the journal (%s).", error)
         points.reached("answer noted", self._id)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        # Only of one that is deferred it matters to whom it was.
+        # The recipients matter only for a deferred mail.
         recipients = rows.pending(self._delivery) if isinstance(outcome, Deferred) else ()
         return self.others.judged(self._batch.relay, recipients, outcome)
 
@@ -181,15 +184,16 @@ class InHand(Guard):
         )
 
     def _keep_lease(self) -> bool | None:
-        """Whether the lease lasts for a reply to the final dot; None when the batch is ours no longer.
+        """Return whether the lease lasts for a reply to the final dot; None when this process no longer owns the batch.
 
-        It is renewed when a third of what it has beyond that is over: so it outlasts any wait for the server.
+        The lease is renewed when a third of the time beyond such a reply is over, so it outlasts any wait for the
+        server.
         """
         if self._batch.lease_ends - time.monotonic() > self._renewed_at:
             return True
         try:
             if not batches.renew(self._batch):
-                return None  # else it may have taken long
+                return None  # otherwise the renewal may have been slow
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The lease of a batch could not be renewed (%s).", type(error).__name__)
         return bool(self._batch.lease_ends - time.monotonic() > self._patience)

@@ -1,4 +1,4 @@
-"""Where the journals lie, and what is wrong with that place: it takes no journal, or it ends with the worker."""
+"""The folder of the journals, and its problems: it cannot be used, or it is lost together with the worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from email_integration import conf
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
-#: File systems in memory, and those of a container's own layer: of Docker, of Podman without root, and older ones.
+#: File systems in memory, and those of a container's writable layer: of Docker, rootless Podman, and older ones.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _LAYERS = frozenset({"overlay", "overlayfs", "fuse.fuse-overlayfs", "aufs"})
 
@@ -28,40 +28,42 @@ _REPLACED = frozenset({"/tmp", "/var/tmp"})  # noqa: S108  # compared, not writt
 
 
 class Loss(StrEnum):
-    """Why a folder ends before the journals in it are of use."""
+    """The reason why a folder is lost before its journals are useful."""
 
-    IN_MEMORY = "is in memory (tmpfs), and ends with the container or with the machine"
-    LAYER = "is in a container's own layer (overlay), and ends with the container"
-    PRIVATE_TMP = "is below the private /tmp of a systemd unit: it ends with the unit, and other workers do not see it"
+    IN_MEMORY = "is in memory (tmpfs): it is lost when the container or the machine stops"
+    LAYER = "is in a container's own layer (overlay): it is lost together with the container"
+    PRIVATE_TMP = (
+        "is below the private /tmp of a systemd unit: it is lost when the unit stops, and other workers do not see it"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong with a place, what that costs, and how to fix it."""
+    """A problem of a folder, its consequence, and how to fix it."""
 
     text: str
     hint: str
 
 
 def below_temporary(installation: str) -> Path:
-    """Return the folder where JOURNAL_DIR names none: this user's, for the installation of this id."""
+    """Return the folder used without JOURNAL_DIR: that of this user and of the installation with this id."""
     return Path(tempfile.gettempdir()) / f"{_prefix()}{installation}"
 
 
 def problems(*, in_worker: bool = False) -> list[Problem]:
-    """Return what is wrong with the place of the journals, as this process sees it. Asks no database.
+    """Return the problems of the journals' folder, as this process sees them. It does not query the database.
 
-    Without JOURNAL_DIR, a process that is no worker looks only at folders that are there: where no worker has run, none
-    is needed. With DEBUG, a place that ends with the worker is good enough.
+    Without JOURNAL_DIR, a process that is not a worker checks only existing folders: if no worker has run, no folder is
+    needed. With DEBUG, a folder that is lost together with the worker is accepted.
     """
-    if find_spec("fcntl") is None:  # no journal is kept on such a system
+    if find_spec("fcntl") is None:  # such a system keeps no journal
         return []
     try:
         given = conf.get("JOURNAL_DIR")
-    except ImproperlyConfigured:  # said by the checks
+    except ImproperlyConfigured:  # reported by the checks
         return []
     if not isinstance(given, str | os.PathLike):
-        return []  # likewise
+        return []  # also reported by the checks
     if given:
         folders = [Path(given).absolute()]
     else:
@@ -72,7 +74,7 @@ def problems(*, in_worker: bool = False) -> list[Problem]:
 
 
 def lost_with(mountinfo: str, path: str) -> Loss | None:
-    """Return why the folder ``path``, absolute and without links, ends early; None when it lasts or nothing is known.
+    """Return why the folder ``path``, absolute and without links, is lost early; None when it lasts or this is unknown.
 
     ``mountinfo`` is the text of ``/proc/self/mountinfo``; see proc_pid_mountinfo(5).
     """
@@ -94,9 +96,9 @@ class _Mount:
 
 
 def _mounts(mountinfo: str, path: str) -> Iterator[_Mount]:
-    """The mounts that ``path`` lies below, the last one first: it covers those before it at the same point."""
+    """Yield the mounts above ``path``, the last one first: it hides earlier ones at the same point."""
     for line in reversed(mountinfo.splitlines()):
-        # Between the options and the hyphen there are any number of optional fields.
+        # The number of optional fields between the options and the hyphen varies.
         place, hyphen, file_system = line.partition(" - ")
         fields, (kind, *_) = place.split(" "), file_system.split(" ")
         if not hyphen or len(fields) < 5:
@@ -107,7 +109,7 @@ def _mounts(mountinfo: str, path: str) -> Iterator[_Mount]:
 
 
 def _unescaped(field: str) -> str:
-    """A field as it was before blanks, line ends and backslashes became octal numbers."""
+    """Return a field with its octal escapes replaced by blanks, line ends and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
@@ -119,42 +121,46 @@ def _problem(folder: Path) -> Problem | None:
     if why := _objection(folder):
         return Problem(
             text=f"No journal can be kept in {folder}: {why}.",
-            hint=f"After a kill -9, up to IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) mails of each batch that a "
-            "worker process had in hand are in doubt, and the others wait for the end of its lease (LEASE). Name a "
-            "folder in EMAIL_INTEGRATION['JOURNAL_DIR'] that belongs to the user of the workers, with mode 0700. "
-            "See docs/deployment.md.",
+            hint="After a kill -9 of a worker process, some mails of each of its batches are in doubt, up to "
+            f"IN_DOUBT_WINDOW ({conf.get('IN_DOUBT_WINDOW')}) a batch. The other mails wait until the batch's lease "
+            "(LEASE) ends. Set EMAIL_INTEGRATION['JOURNAL_DIR'] to a folder that belongs to the user of the workers "
+            "and has mode 0700. See docs/deployment.md.",
         )
     if not settings.DEBUG and (loss := _loss(folder)):
         return Problem(
-            text=f"The folder of the journals, {folder}, {loss}.",
-            hint="If a worker process is killed and its journal is gone, all mails of each batch that it had in hand, "
-            "up to a hundred, are in doubt at the end of its lease (LEASE). Name a folder in "
-            "EMAIL_INTEGRATION['JOURNAL_DIR'] that outlives the worker, such as a StateDirectory of systemd or a "
-            "volume of its container. See docs/deployment.md.",
+            text=f"The journals' folder {folder} {loss}.",
+            hint="If a worker process is killed and its journal is lost, all mails of each of its batches, up to a "
+            "hundred a batch, are in doubt when the batch's lease (LEASE) ends. Set "
+            "EMAIL_INTEGRATION['JOURNAL_DIR'] to a folder that is kept when the worker ends, such as a "
+            "StateDirectory of systemd or a volume of its container. See docs/deployment.md.",
         )
     return None
 
 
 def _objection(folder: Path) -> str | None:
-    """Why this process keeps no journal there."""
+    """Return why this process cannot keep a journal in that folder; None when it can."""
     try:
         found = os.lstat(folder)
     except FileNotFoundError:
         parent = _nearest(folder)
-        return None if os.access(parent, os.W_OK | os.X_OK) else f"it is missing, and {parent} cannot be written to"
+        return (
+            None
+            if os.access(parent, os.W_OK | os.X_OK)
+            else f"it does not exist, and this process cannot write to {parent}"
+        )
     except OSError as error:
-        return f"it cannot be looked at ({error.strerror})"
+        return f"it cannot be inspected ({error.strerror})"
     if not stat.S_ISDIR(found.st_mode):
         return "it is a link or a file, not a folder"
-    from .journal.files import objection  # it is loaded by what sends, and not with the app
+    from .journal.files import objection  # loaded by processes that send, and not with the app
 
     if why := objection(found):
         return f"it {why}"
-    return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
+    return None if os.access(folder, os.W_OK | os.X_OK) else "this process cannot write to it"
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder that is there, of those above a missing one."""
+    """Return the nearest existing folder above a missing one."""
     return next(parent for parent in folder.parents if parent.exists())
 
 

@@ -1,4 +1,4 @@
-"""Limits that a server has put several mails off for: are they its recipients', or everybody's?"""
+"""Decide whether a limit that deferred several mails concerns their recipients, or all mail."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.classification import Deferred, Outcome
 from email_integration.smtp import Relay
 
-#: Mails in a row, none of them to a recipient of the others, that a limit has put off: it is not their recipients'.
+#: A limit concerns all mail if it deferred this many mails in a row without a common recipient.
 _LIMITED_IN_A_ROW = 3
 
 
 class LimitedInARow:
-    """Sees a process's outcomes in turn: that of a limit is for everybody where several in a row have come to it."""
+    """Sees the outcomes of a process in turn. A limit concerns all mail after several in a row have reached it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,7 +23,10 @@ class LimitedInARow:
         self._limited: list[frozenset[str]] = []
 
     def see(self, relay: Relay | None, recipients: Collection[str], outcome: Outcome) -> Outcome:
-        """The outcome of the next mail, which went to these recipients by ``relay``."""
+        """Return the outcome of the next mail, which was sent to ``recipients`` by ``relay``.
+
+        ``for_everybody`` is set in it when the limit concerns all mail.
+        """
         with self._lock:
             if not isinstance(outcome, Deferred) or outcome.cause is not Cause.LIMIT:
                 self._limited.clear()

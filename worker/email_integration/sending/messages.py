@@ -1,4 +1,4 @@
-"""A mail as it goes to a relay: with its sender, and with its content read a piece at a time."""
+"""A mail as it is sent to a relay: with its sender, and with content that is read piece by piece."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from email_integration.smtp import Envelope, Opening, Phase, Relay
 
 @dataclass(frozen=True, kw_only=True)
 class OutgoingMail:
-    """What is to be sent to whom.
+    """The mail to send, and its recipients.
 
-    ``from_at`` says where in the content a From header is missing, if one is; it is ``from_header`` then, '' the
-    relay's own. ``sender`` is the envelope's; '' means the address of the From header, '<>' is none. ``put_off`` are
-    the recipients that a server has put off before.
+    ``from_at`` is the position in the content, in octets, where a From header is missing; None when it is not missing.
+    Then ``from_header`` is that header, and '' means the relay's. ``sender`` is the envelope sender; '' means the
+    address of the From header, and '<>' means none. ``put_off`` are the recipients that a server has deferred before.
     """
 
     from_header: str = field(repr=False)
@@ -32,37 +32,39 @@ class OutgoingMail:
 
     @property
     def names_sender(self) -> bool:
-        """Whether it has a sender of its own, be it since an earlier attempt."""
+        """Whether the mail has a fixed sender, possibly since an earlier attempt."""
         return self.from_at is None or bool(self.from_header)
 
     def has_sender_of(self, relay: Relay, phase: Phase) -> bool:
-        """Whether what a server takes for its sender in ``phase`` is a relay's: the envelope's up to DATA, the From
-        header's after that. It may be that of an earlier attempt.
+        """Return whether the address that a server judges as sender in ``phase`` comes from a relay.
+
+        It is the envelope sender up to DATA, and the From header's address after that. It may come from an earlier
+        attempt.
         """
         if self.from_at is None or phase in (Phase.CONTENT, Phase.FINAL_DOT):
             return self.from_at is not None
         try:
             theirs = envelope_address(one_line(self.from_header) if self.from_header else relay.from_email)
         except InvalidMail:
-            return True  # no mail is burnt for it
+            return True  # then no mail fails because of it
         return self.sender in ("", theirs)
 
     def from_relay(self, relay: Relay) -> tuple[str, str]:
-        """The From header and the envelope's sender with which it goes to ``relay``. Raises ``InvalidMail``."""
+        """Return the From header and the envelope sender to use with ``relay``. Raises ``InvalidMail``."""
         if self.names_sender:
             return self.from_header, self.sender or envelope_address(one_line(self.from_header))
         return from_header_of(relay.from_email), self.sender or envelope_address(relay.from_email)
 
 
 class PreparedMessage:
-    """A mail made ready for a relay; the context in which its content is read.
+    """A mail prepared for a relay. As a context manager it opens the content.
 
-    Entering raises ``InvalidMail`` for a sender that is none, and ``ContentUnavailable``: no server needs to be told
-    of a mail that cannot be read.
+    Entering raises ``InvalidMail`` for an invalid sender, and ``ContentUnavailable``: a mail that cannot be read is not
+    offered to a server.
     """
 
     def __init__(self, mail: OutgoingMail, relay: Relay, recipients: tuple[str, ...]) -> None:
-        """``recipients`` are those of the mail's whose turn it is."""
+        """Prepare ``mail``. ``recipients`` are those of its recipients whose turn it is."""
         self.from_header, self.sender = mail.from_relay(relay)
         content = mail.content
         if mail.from_at is not None:
@@ -77,7 +79,7 @@ class PreparedMessage:
         self._first: bytes | None = None
 
     def __enter__(self) -> Self:
-        if self._first is None:  # else it was made ready before
+        if self._first is None:  # otherwise it is already prepared
             self._first = next(self._blocks, b"")
         return self
 
@@ -86,5 +88,5 @@ class PreparedMessage:
 
     @property
     def blocks(self) -> Iterator[bytes]:
-        """The content, once."""
+        """The content, which can be read once."""
         return itertools.chain((self._first or b"",), self._blocks)

@@ -1,4 +1,4 @@
-"""The journal of this process: where it lies, and opening it once."""
+"""The journal of this process: its folder, and opening it once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGAIN_AFTER = 60.0
 
 
 class _Process:
-    """What is this process's own, and not that of one it was forked from."""
+    """The state of this process, which a forked child does not share."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -39,7 +39,7 @@ _own = _Process()
 
 
 def _forget() -> None:
-    global _own  # that of the process it was forked from; ``Journal`` itself has closed its file
+    global _own  # the parent's state; ``Journal`` has closed its file
     _own = _Process()
 
 
@@ -47,18 +47,18 @@ after_fork_in_child(_forget)
 
 
 def owner(journal: Journal | None) -> str:
-    """What this process is called as the owner of a batch that it claims with this journal: host, number, chance.
+    """Return the owner of a batch that this process claims with this journal: host, process id, random text.
 
-    One for each of its journals, and another for what is claimed without: the journal that is found after its death
-    says nothing of what was not noted in it.
+    Each journal of this process has another owner, and so do batches claimed without a journal: a journal that is found
+    after a crash tells nothing about mails that were not noted in it.
     """
     return _own.owner if journal is None else journal.owner
 
 
 def folder() -> Path:
-    """Where the journals lie: in JOURNAL_DIR, or in a folder of this user's below the temporary one.
+    """Return the folder of the journals: JOURNAL_DIR, or a folder of this user below the temporary folder.
 
-    Raises ``DatabaseError``: the installation's id is part of its name.
+    Raises ``DatabaseError``, because the installation's id is part of its name.
     """
     given = conf.get("JOURNAL_DIR")
     if given:
@@ -67,10 +67,11 @@ def folder() -> Path:
 
 
 def opened() -> Journal | None:
-    """The journal of this process, opened when it is asked for first; None when there can be none now.
+    """Return the journal of this process, opened on first use; None when there can be none now.
 
-    That is logged. A folder or a disk that does not take it is tried again after a minute, a database that failed when
-    this is asked next: it may be back, and is asked for the claim anyway.
+    A failure is logged. After a failure of the folder or the disk, opening is tried again after a
+    minute. After a failure of the database it is tried at the next call: the database is needed for
+    the claim anyway.
     """
     own = _own
     with own.lock:
@@ -82,16 +83,16 @@ def opened() -> Journal | None:
             name = f"{own.owner}:{secrets.token_hex(4)}"
             own.journal = Journal.open(folder(), installation=installation.identity(), owner=name)
         except JournalUnavailable as error:
-            logger.warning("There is no journal (%s): fewer mails are sent at a time; see JOURNAL_DIR.", error)
+            logger.warning("No journal is in use (%s): fewer mails are sent at a time. See JOURNAL_DIR.", error)
             own.failed_at, own.journal = time.monotonic(), None
         except (DatabaseError, InterfaceError) as error:
-            logger.warning("There is no journal, because the database failed (%s).", type(error).__name__)
+            logger.warning("No journal is in use, because the database failed (%s).", type(error).__name__)
             own.journal = None
         return own.journal
 
 
 def close() -> None:
-    """Close the journal, at the end of the process."""
+    """Close the journal at the end of the process."""
     own = _own
     with own.lock:
         if own.journal is not None:

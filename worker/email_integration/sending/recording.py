@@ -1,4 +1,4 @@
-"""From the outcome of an attempt to what is recorded of it, and what that means for others."""
+"""Turn the outcome of an attempt into a record, and wake deliveries that it unblocks."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from . import offering
 
 logger = logging.getLogger(__name__)
 
-#: How a database says that it is out of reach, or will not be written to for a while: a standby is an InternalError.
+#: The errors of a database that is unreachable, or cannot be written for a while: a standby raises InternalError.
 AWAY = (OperationalError, InterfaceError, InternalError)
 
-#: Seconds that a mail waits at least that may be tried at once, but not with what is left of its recipients.
+#: Minimum wait in seconds of a mail that could be tried immediately, but not for its remaining recipients.
 _SHORTEST = 1.0
 
 
 def chance() -> float:
-    """Return which part (0 to 1) of the longest wait a retry waits for; ``email_integration.testing`` has no chance."""
+    """Return the part (0 to 1) of the longest wait that a retry waits. ``email_integration.testing`` fixes it."""
     return random.random()  # noqa: S311  # spreads load, guards nothing
 
 
 def wait_after(delivery: Delivery, outcome: Outcome) -> float:
-    """Return how many seconds the delivery waits after its next attempt, if that ends so."""
+    """Return how many seconds the delivery waits if its next attempt has this outcome."""
     if isinstance(outcome, Accepted) and len(outcome.accepted) == len(delivery.recipients):
-        return 0.0  # it has ended
+        return 0.0  # it is finished
     wait = schedule.backoff(
         delivery.attempts + 1,
         first=conf.get("RETRY_FIRST"),
@@ -57,9 +57,7 @@ def wait_after(delivery: Delivery, outcome: Outcome) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class StartedAttempt:
-    """When an attempt at a delivery began, by the clock and by ``time.monotonic()``, and whether it had waited for its
-    relay.
-    """
+    """The start of an attempt, by the clock and by ``time.monotonic()``, and whether it had waited for its relay."""
 
     delivery: Delivery
     at: dt.datetime
@@ -76,11 +74,12 @@ class StartedAttempt:
         mail_at: float | None = None,
         redirected_to: str = "",
     ) -> records.Ended:
-        """How it ended, with the time to wait before the next.
+        """Return the ended attempt, with the time to wait before the next.
 
-        ``sent_from`` are the From header and the sender that a final dot was said for. At ``mail_at``, by
-        ``time.monotonic()``, it was found that the relay is the one to be used, and MAIL was said: then it began. Where
-        that was along with the final dot of another mail, the wait for its reply is no part of the duration.
+        ``route``, ``tls_version`` and ``redirected_to`` are those of the transmission. ``sent_from`` are the From
+        header and the envelope sender that were sent with a final dot. ``mail_at``, by ``time.monotonic()``, is when
+        the relay was confirmed and MAIL sent: this is the start of the attempt. If that was along with the final dot of
+        another mail, the wait for its reply is not part of the duration.
         """
         duration = time.monotonic() - self.counted_from
         started_at = self.at + schedule.seconds(0.0 if mail_at is None else mail_at - self.counted_from)
@@ -101,11 +100,11 @@ class StartedAttempt:
 
 
 def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = None) -> Recorded:
-    """Record what happened to deliveries of the batch, again and again while the database is out of reach.
+    """Record the changes of the batch, and repeat this while the database is unreachable.
 
-    What it refuses to write is written by itself, then without the result that Celery is to have, at last without any
-    text: how a mail stands matters more. If that is refused too it is not made, and the end of the lease decides.
-    ``permitted`` is ``batches.record``'s.
+    Changes that the database refuses are written one by one, then without the result for Celery, and finally without
+    any text, because the status matters most. If that is refused too, the change is not made, and the end of the lease
+    decides. ``permitted`` is that of ``batches.record``.
     """
 
     def reconnect(state: tenacity.RetryCallState) -> None:
@@ -137,7 +136,7 @@ def record(batch: Batch, changes: Sequence[Change], *, permitted: int | None = N
         step = functools.partial(transitions.without_texts, change)
         return write([records.Untried(delivery=change.delivery, step=step)], store_result=False)
     except Exception as error:
-        _complain("How delivery %s stands cannot be stored (%s).", change, error)
+        _complain("The status of delivery %s cannot be stored (%s).", change, error)
     return Recorded(made=[False], owned=True)
 
 
@@ -147,15 +146,15 @@ def _complain(words: str, change: Change, error: Exception) -> None:
 
 
 def wake_others(change: Change, tripped_relay: Relay | None) -> None:
-    """Wake what waits for what this has shown, once it is recorded.
+    """Wake deliveries that this change unblocks. Call it after the change is recorded.
 
     ``tripped_relay`` is a relay whose circuit breaker was found open.
     """
     delivery = change.delivery
     ended = change if isinstance(change, records.Ended) else None
     if not (delivery.waits_for_relay or (ended and ended.attempt.waited)):
-        return  # as most
-    with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next one
+        return  # as for most mails
+    with contextlib.suppress(DatabaseError, InterfaceError):  # then they wait for their time, or for the next mail
         if delivery.waits_for_relay:
             for_everybody = ended and isinstance(ended.outcome, Deferred) and ended.outcome.for_everybody
             route = ended.attempt.route if ended else tripped_relay
@@ -165,12 +164,12 @@ def wake_others(change: Change, tripped_relay: Relay | None) -> None:
 
 
 def _wake_if_fixed(delivery: Delivery, route: routing.Route | None, *, waits_for_breaker: bool) -> None:
-    """Have it tried at once if what it waits for came before it was recorded, so that nothing woke it."""
+    """Retry the delivery now if its obstacle was removed before it was recorded, because then no event woke it."""
     now = routing.active_relay()
     if isinstance(now, routing.Nowhere):
         return
-    # What the relay is to blame for with this mail alone has tripped no breaker: that it is closed proves nothing.
-    # Amid a caller's transaction breakers are tripped and reset when that is committed.
+    # A fault of the relay with this mail alone trips no breaker, so a closed breaker proves nothing. Inside a caller's
+    # transaction, breakers are tripped and reset at its commit.
     asked = route if waits_for_breaker and isinstance(route, Relay) and not breaker.in_transaction() else None
     probe = breaker.next_probe(asked) if asked else None
     if now != route or (asked and probe is None):
@@ -180,6 +179,6 @@ def _wake_if_fixed(delivery: Delivery, route: routing.Route | None, *, waits_for
 
 
 def _reset_breaker(relay: routing.Route | None) -> None:
-    """Reset the breaker if it is still open: over a session that was there before it has not been asked."""
+    """Reset the breaker if it is still open. A session that existed before does not ask the breaker."""
     if isinstance(relay, Relay) and breaker.is_open(relay):
         retry_now.reset_breaker(relay)

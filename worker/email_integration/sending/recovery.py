@@ -1,6 +1,6 @@
-"""Recover the mail that a process had in hand when it died.
+"""Recover the mail that a process was sending when it died.
 
-Its journal says so at once, on the same machine. Without it, the end of the lease does.
+On the same machine, its journal allows that immediately. Without it, the end of the lease does.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .recording import wait_after
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between a lease found expired and the batch taken over: its owner may be slow, and renew it.
+#: Seconds between finding an expired lease and taking the batch over: its owner may be slow, and renew it.
 SUSPECTED_FOR = 10.0
 
-#: A process looks for journals of others no more often than this, in seconds.
+#: Minimum seconds between two searches of a process for journals of others.
 _LOOK_AFTER = 1.0
 
 _looking = threading.Lock()
@@ -43,8 +43,8 @@ _looked_at = -_LOOK_AFTER
 
 
 def look_for_journals() -> None:
-    """Recover what processes of this machine had in hand that have died, unless that was looked for a moment ago."""
-    global _looked_at  # of this process
+    """Recover the mails of dead processes on this machine, unless this process searched a moment ago."""
+    global _looked_at  # state of this process
     if not _looking.acquire(blocking=False):
         return
     try:
@@ -54,24 +54,27 @@ def look_for_journals() -> None:
         recover_journals()
     except (DatabaseError, InterfaceError) as error:
         connections[rows.database()].close_if_unusable_or_obsolete()
-        logger.warning("What a dead process had in hand is recovered later (%s).", type(error).__name__)
+        logger.warning(
+            "Mails of a dead process could not be recovered now (%s); a later search recovers them.",
+            type(error).__name__,
+        )
     finally:
         _looking.release()
 
 
 def recover_journals() -> None:
-    """Recover by the journals of processes of this machine that have died. Raises ``DatabaseError``."""
+    """Recover mails from the journals of dead processes on this machine. Raises ``DatabaseError``."""
     try:
         with abandoned(own_journal.folder(), installation=installation.identity()) as journals:
             for found in journals:
                 _recover(found)
                 found.remove()
     except JournalUnavailable as error:
-        logger.debug("Journals of others cannot be looked for (%s).", error)
+        logger.debug("The journals of other processes cannot be searched (%s).", error)
 
 
 def recover_leases() -> None:
-    """Take over the batches whose lease has run out, if nothing was heard since. Raises ``DatabaseError``."""
+    """Take over the batches whose lease has expired and was not renewed since. Raises ``DatabaseError``."""
     for row in batches.expired():
         batches.suspect(row.pk)
     for row in batches.expired(suspected_for=SUSPECTED_FOR):
@@ -85,12 +88,12 @@ def _recover(found: AbandonedJournal) -> None:
                 batches.forestall(entry.batch_id or "")
         decide = functools.partial(_by_journal, found.entries)
         for pk in batches.owned_by(found.owner):
-            # It waits for who has it locked: the journal, which is removed after this, is all that is known.
+            # Wait for a lock on the batch, because the journal is removed afterwards and nothing else is known.
             _take_over(pk, decide, waits=True)
     for entry in found.entries:
         _see_to_the_rest(entry)
     logger.warning(
-        "What process %s had in hand is recovered: %d mails.",
+        "The mails of the dead process %s are recovered: %d mails.",
         found.owner,
         sum(bool(one.delivery_id) for one in found.entries),
     )
@@ -107,20 +110,20 @@ def _take_over(
 
 
 def _see_to_the_rest(entry: JournalEntry) -> None:
-    """What is known of a mail that was no longer claimed: a reply that is not recorded, or what follows it."""
+    """Recover a mail that is no longer claimed: record a late reply, or let its continuation be published."""
     delivery = rows.load(entry.delivery_id) if entry.delivery_id else None
     if delivery is None:
         return
     if entry.state is SlotState.ANSWERED:
         recording.accept_late(_answered(delivery, entry))
-    # Of whatever it had in hand: what ended without a dot has its end recorded before the slot says so.
+    # For every mail in the journal: an end without a dot is recorded before the slot says so.
     if delivery.continue_after is not None:
         continuation.later(delivery.pk, 0)
 
 
 def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries: Sequence[Delivery]) -> list[Change]:
-    # By its batch, in which a mail has one slot, and not by its version: a late reply may have moved that meanwhile.
-    # Where one could not be freed and there are two, the one that came further tells.
+    # Found by the batch, in which a mail has one slot, and not by the version, which a late reply may have changed. If
+    # a slot could not be freed and there are two, the more advanced one counts.
     in_turn = sorted(entries, key=lambda entry: entry.state is not SlotState.IN_HAND)
     found = {entry.delivery_id: entry for entry in in_turn if entry.batch_id == row.pk}
     is_torn = any(entry.torn and not entry.delivery_id for entry in entries)
@@ -129,7 +132,7 @@ def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries:
     for delivery in deliveries:
         entry = found.get(delivery.pk)
         if entry is None:
-            # One of which the journal cannot be read may be any of these.
+            # An unreadable entry may belong to any of these.
             changes.append(_in_doubt(delivery, row, None) if is_torn else _given_back(delivery))
         elif entry.state is SlotState.IN_HAND:
             changes.append(_suspect(delivery, alone=alone) if _may_have_killed(entry) else _given_back(delivery))
@@ -141,7 +144,7 @@ def _by_journal(entries: Sequence[JournalEntry], row: DeliveryBatch, deliveries:
 
 
 def _by_lease(row: DeliveryBatch, deliveries: Sequence[Delivery]) -> list[Change]:
-    """What was permitted is in doubt, and what lies beyond is not."""
+    """Return the changes without a journal: permitted mails are in doubt, the others are not."""
     permitted = {pk for pk, _ in row.items[: row.permitted]}
     return [_in_doubt(one, row, None) if one.pk in permitted else _given_back(one) for one in deliveries]
 
@@ -151,25 +154,25 @@ def _given_back(delivery: Delivery) -> Change:
 
 
 def _may_have_killed(entry: JournalEntry) -> bool:
-    """Whether its process was killed while it prepared or wrote it; not while it waited for a reply."""
+    """Return whether the process died while it prepared or wrote the mail, and not while it waited for a reply."""
     return entry.state is SlotState.IN_HAND and entry.phase is not SlotPhase.WAITING and not _is_claim(entry)
 
 
 def _is_claim(entry: JournalEntry) -> bool:
-    """Whether it is of a batch that was being claimed, and of no mail."""
+    """Return whether the entry is for a batch that was being claimed, and not for a mail."""
     return not entry.torn and not entry.delivery_id
 
 
 def _suspect(delivery: Delivery, *, alone: bool) -> Change:
-    """One that may have killed its process; it is to blame only where no other may have.
+    """Return the change for a mail that may have killed its process. It is blamed only if no other mail may have.
 
-    Up to SUSPECT it is counted how often it may have been one of several. From there on it is tried alone, and each
-    such death counts towards its quarantine.
+    Up to SUSPECT, ``returned`` counts how often it may have been one of several. After that the mail is tried alone,
+    and each such death counts towards its quarantine.
     """
     returned = max(delivery.returned, SUSPECT) + 1 if alone else min(delivery.returned + 1, SUSPECT)
     returned = max(returned, delivery.returned)
     if alone and returned - SUSPECT >= conf.get("QUARANTINE_AFTER"):
-        reason = "its worker was lost every time it was tried"
+        reason = "the worker was lost at every attempt"
         quarantining = functools.partial(
             transitions.ending, status=Status.QUARANTINED, cause=Cause.WORKER_LOST, reason=reason
         )
@@ -183,7 +186,7 @@ def _in_doubt(delivery: Delivery, row: DeliveryBatch, entry: JournalEntry | None
 
 
 def _answered(delivery: Delivery, entry: JournalEntry, row: DeliveryBatch | None = None) -> Ended:
-    """What the reply to the final dot meant that the dead process did not come to record."""
+    """Return the outcome of the reply to the final dot that the dead process did not record."""
     reply = Reply(code=entry.code or 0)
     outcome: Outcome
     if reply.positive and entry.dot is not None:
@@ -193,14 +196,14 @@ def _answered(delivery: Delivery, entry: JournalEntry, row: DeliveryBatch | None
         outcome = accepted(reply.code, taken, refused, reply=reply)
     else:
         outcome = classify(Refused(Phase.FINAL_DOT, "", reply), own_sender=delivery.from_at is not None)
-    # As one in doubt it has all that is known of the attempt.
+    # Like one in doubt, it includes everything known about the attempt.
     known = batches.in_doubt(row, delivery).attempt if row is not None else Try(route=None, started_at=clock.now())
     known = replace(known, worker_lost=False, wait=wait_after(delivery, outcome))
     return Ended(delivery=delivery, outcome=outcome, attempt=_as_noted(known, entry))
 
 
 def _as_noted(attempt: Try, entry: JournalEntry) -> Try:
-    """The attempt, with what the journal knows of it."""
+    """Return the attempt with the values from the journal."""
     noted = replace(attempt, started_at=as_stored(dt.datetime.fromtimestamp(entry.started_at or 0.0, tz=dt.UTC)))
     if entry.dot is None:
         return noted

@@ -1,4 +1,4 @@
-"""Access to a relay for one mail: it asks the circuit breaker before, and trips or resets it afterwards."""
+"""Access to a relay for one mail: ask the circuit breaker before, and trip or reset it afterwards."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _Reported = TypeVar("_Reported", bound=Outcome | Skipped)
 class RelayAccess:
     """One mail's access to a relay: it asks the circuit breaker before a connection, and trips or resets it afterwards.
 
-    With ``fresh`` it is by a fresh session, after what was said of another one: others of this process that need a
-    fresh one too wait until it works, or the breaker is open. ``limited`` is that other one, if it came to a limit.
+    With ``fresh`` a fresh session is used, because another session failed. Other mails of this process that also need a
+    fresh session wait until it works or the breaker is open. ``limited`` is the other session, if it reached a limit.
     """
 
     def __init__(self, relay: Relay, guard: Guard, *, fresh: bool = False, limited: Session | None = None) -> None:
@@ -52,7 +52,7 @@ class RelayAccess:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """A probe that has come to no verdict lets another mail probe."""
+        """Let another mail probe if this probe reached no verdict."""
         try:
             if self._probing and not breaker.in_transaction():
                 with self._bearing_the_database():
@@ -62,28 +62,28 @@ class RelayAccess:
                 _ahead.end(self._lead, well=False)
 
     def works(self) -> None:
-        """The server takes the mail, but for what it may say of its content."""
+        """The server accepts the mail, except for a possible refusal of its content."""
         if self._lead is not None:
             _ahead.end(self._lead, well=True)
         limited, self._limited = self._limited, None
-        if limited is not None:  # the limit was its own: it is none of mails by time
+        if limited is not None:  # the limit was the session's, and not one over time
             limited.server.ended_after(limited.carried)
 
     def before_opening(self) -> None:
-        """Ask whether a session may be opened.
+        """Check whether a session may be opened.
 
-        Raises ``BreakerOpen``, and ``Replaced``: no login with what holds no longer.
+        Raises ``BreakerOpen``, and ``Replaced`` so that an outdated configuration is not used to log in.
         """
         require_active(self.relay)
         if not self._probing and not self._guard.breaker_is_closed(self.relay):
             self._probing = breaker.ask(self.relay)
-        require_active(self.relay)  # the answer may have taken longer than who changes a configuration waits
+        require_active(self.relay)  # the answer may have taken longer than a configuration change waits
         self._guard.opens()
 
     def has_another_password(self, failure: SMTPFailure) -> bool:
-        """Whether the login was refused with a password that is another by now where it is kept.
+        """Return whether the login was refused with a password that has been changed since where it is stored.
 
-        What waits for the relay with the old one is woken: it waits for nothing that can come.
+        Deliveries that wait for the relay with the old password are woken, because that relay will not recover.
         """
         if failure.reply is None or failure.phase is not Phase.AUTH or not routing.password_has_changed(self.relay):
             return False
@@ -94,12 +94,12 @@ class RelayAccess:
         return True
 
     def report(self, outcome: _Reported) -> _Reported:
-        """Trip or reset the breaker; return the outcome, with when to try again if the relay is to blame for it."""
+        """Trip or reset the breaker. Return the outcome, with the time to try again if the relay is at fault."""
         probing, self._probing = self._probing, False
         if not (probing or isinstance(outcome, Deferred)):
-            return outcome  # it says nothing of the relay
+            return outcome  # it tells nothing about the relay
         if breaker.in_transaction():
-            # Of a caller of the direct backend, who may leave it open for long: none must have to wait for that.
+            # The transaction of a caller of the direct backend may stay open for long, and no process must wait for it.
             later = functools.partial(self._report, outcome, probing=probing)
             after_commit(f"trip or reset the circuit breaker of {self.relay}", later, using=CircuitBreaker.objects.db)
             return outcome
@@ -113,21 +113,24 @@ class RelayAccess:
                 if outcome.cause is Cause.LIMIT:
                     pool.reduce(self.relay)
                 wait = breaker.trip(self.relay, outcome, probing=probing)
-                # It may be a limit of its recipients alone: then another mail probes before it does so again.
+                # It may be a limit of its recipients alone. So this mail waits longer, and another mail probes first.
                 return dataclasses.replace(outcome, for_everybody=True, retry_in=2 * wait if goes_on else wait)
             if probing:
                 retry_now.reset_breaker(self.relay)
         return outcome
 
     def _is_the_limit_that_tripped(self, outcome: Outcome | Skipped) -> bool:
-        """Whether a probe met the limit that tripped the breaker, said of this mail alone: to RCPT, or later."""
+        """Return whether a probe met the limit that tripped the breaker, at RCPT or later and for this mail alone."""
         if not isinstance(outcome, Deferred) or outcome.for_everybody or outcome.cause is not Cause.LIMIT:
             return False
         return breaker.is_open(self.relay, by=Cause.LIMIT)
 
     @contextlib.contextmanager
     def _bearing_the_database(self) -> Iterator[None]:
-        """What the server said of the mail matters more than the breaker, which the next probe trips or resets."""
+        """Log database errors.
+
+        The server's reply matters more than the breaker, which the next probe trips or resets.
+        """
         try:
             yield
         except (DatabaseError, InterfaceError) as error:

@@ -1,4 +1,4 @@
-"""Hand one mail to its relay: borrow a session, run the transaction, say how it ended."""
+"""Send one mail to its relay: borrow a session, run the transaction, return the outcome."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from .sessions import Replaced, begin, came_to_limit, is_about_session, pool, re
 
 @dataclass(frozen=True, kw_only=True)
 class Transmitted:
-    """How it ended, and where it went: the relay, nowhere, or None when none was asked; '' is no TLS.
+    """The outcome of a transmission.
 
-    ``redirected_to`` are those who got it instead of its recipients.
+    ``route`` is the relay, ``Nowhere``, or None when no relay was asked. ``tls_version`` is '' without TLS.
+    ``redirected_to`` are the addresses that received the mail instead of its recipients.
     """
 
     route: routing.Route | None
@@ -43,11 +44,11 @@ class Transmitted:
 
 
 def nowhere(route: routing.Nowhere) -> Deferred:
-    """How an attempt ends while there is no relay."""
+    """Return the outcome of an attempt while there is no relay."""
     return Deferred(cause=route.cause, reason=route.reason, relay_at_fault=True)
 
 
-#: How often in one attempt a mail is offered anew, at most.
+#: Limit on the number of times that one attempt offers a mail.
 _TRIES = 20
 
 
@@ -55,11 +56,13 @@ _TRIES = 20
 def transmit(
     mail: OutgoingMail, relay: Relay, guard: Guard, *, pipelined: PipelinedTransaction | None = None
 ) -> Transmitted:
-    """Send ``mail`` through ``relay``. Its transaction may have begun already, ``pipelined`` with another's final dot.
+    """Send ``mail`` through ``relay``, and report the progress to ``guard``.
 
-    Raises ``Replaced`` when another one is to be used by now, ``BreakerOpen`` while its circuit breaker is open,
-    ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is none; the server has nothing of the mail
-    then that it would send on.
+    ``pipelined`` is its transaction if that was started along with another mail's final dot.
+
+    Raises ``Replaced`` when another relay is to be used by now, ``BreakerOpen`` while its circuit breaker is open,
+    ``ContentUnavailable``, and ``InvalidMail`` when the mail's own sender is invalid. In these cases the server has not
+    accepted the mail.
     """
     fresh = renewed = False
     limited: Session | None = None
@@ -91,14 +94,14 @@ def transmit(
                         if (fresh or offering.narrow(failure, session)) and tries < _TRIES:
                             continue
                         outcome = classify(failure, own_sender=mail.has_sender_of(relay, failure.phase))
-                        if fresh and isinstance(outcome, Failed):  # it was not of this mail
+                        if fresh and isinstance(outcome, Failed):  # it did not concern this mail
                             cause = Cause.SESSION_ENDED
                             outcome = Deferred(cause=cause, reason=cause.words, phase=failure.phase)
                     if not isinstance(outcome, Skipped):
                         outcome = offering.split(outcome, session)
             except SMTPFailure as failure:
                 if failure.phase.before_mail:
-                    require_active(relay)  # the mail need not wait for what is wrong with one that was replaced
+                    require_active(relay)  # a fault of a replaced relay must not delay the mail
                 if not renewed and access.has_another_password(failure):
                     relay = _with_its_password(relay)
                     renewed = True
@@ -117,9 +120,9 @@ def transmit(
 
 @with_secrets
 def _with_its_password(relay: Relay) -> Relay:
-    """The same relay with the password that it has now. Raises ``Replaced`` when another one is to be used.
+    """Return the same relay with its current password. Raises ``Replaced`` when another relay is to be used.
 
-    For this attempt alone: one whose password is another each time it is asked for would be ``Replaced`` without end.
+    The result is for this attempt only: if the password differed each time it is read, ``Replaced`` would never stop.
     """
     now = routing.active_relay()
     if not isinstance(now, Relay) or dataclasses.replace(now, password=relay.password) != relay:
@@ -136,10 +139,10 @@ def _transact(
     *,
     pipelined: PreparedMessage | None,
 ) -> Outcome | Skipped:
-    """Run one transaction on ``session``, with those of the recipients whose turn it is.
+    """Run one transaction on ``session``, with the recipients whose turn it is.
 
-    ``pipelined`` is its message if what begins it was said along with the final dot before. Raises ``SMTPFailure``,
-    ``ContentUnavailable``, ``InvalidMail`` for a sender that is none, and ``Replaced``.
+    ``pipelined`` is its message if its first commands were sent along with the previous final dot. Raises
+    ``SMTPFailure``, ``ContentUnavailable``, ``InvalidMail`` for an invalid sender, and ``Replaced``.
     """
     check = functools.partial(require_active, session.relay)
     while True:
@@ -153,7 +156,7 @@ def _transact(
             others = offering.begun(started)
             if started.accepted:
                 if pipelined is not None:
-                    check()  # it was asked when that was said, while the server still had the mail before
+                    check()  # the earlier check was while the server still processed the previous mail
                 access.works()
                 guard.writes()
                 session.write(_watched(message.blocks, guard))
@@ -168,7 +171,7 @@ def _transact(
         following = None
     ended = guard.before_dot(session, started, message)
     if ended is not None:
-        session.close()  # without the final dot the server has taken nothing
+        session.close()  # without the final dot the server has accepted nothing
         return ended
     if following is not None and not following.was_just_asked:
         guard.not_along()  # the lease had to be renewed meanwhile
@@ -190,16 +193,19 @@ def _transact(
 
 
 def _may_be_kept(session: Session) -> bool:
-    """Whether the next mail may begin on it before it is given back."""
+    """Return whether the next mail may start on the session before it is returned to the pool."""
     return session.can_say_ahead and not (pool.has_expired(session) or pool.is_awaited(session.relay))
 
 
-#: Octets after which the guard is told that the server has taken some: a line may be slow, and a block large.
+#: Octets after which progress is reported to the guard, because a line may be slow and a block large.
 _PIECE = 64 * 1024
 
 
 def _watched(blocks: Iterator[bytes], guard: Guard) -> Iterator[bytes]:
-    """Cut the content into pieces, and tell the guard of each but the last: after that one it is asked anyway."""
+    """Yield the content in pieces.
+
+    Report progress to the guard for each piece but the last, which is checked anyway.
+    """
     has_progressed = False
     for block in blocks:
         for start in range(0, len(block), _PIECE):

@@ -1,8 +1,8 @@
-"""Staging safety: who is really written to when REDIRECT_ALL_TO or ALLOWED_RECIPIENTS is set.
+"""Staging safety: the real recipients when REDIRECT_ALL_TO or ALLOWED_RECIPIENTS is set.
 
-Decided at each attempt, so that it also holds for mail that was submitted before, or came with a copy of a production
-database. It changes the envelope alone; the content stays as it was submitted, byte for byte. What cannot be
-understood stops mail, and never lets it through.
+They are decided at each attempt, so the settings also apply to mail that was submitted before, or came with a copy of a
+production database. Only the envelope changes; the content stays byte for byte as submitted. An invalid setting stops
+mail, and never lets it through.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from email_integration.outcomes.classification import Accepted, Failed, InDoubt,
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``envelope`` gets the mail, for ``recipients``; ``withheld`` are the recipients that nobody gets it for."""
+    """The addresses in ``envelope`` receive the mail for ``recipients``.
+
+    ``withheld`` are recipients without any delivery.
+    """
 
     recipients: tuple[str, ...] = field(repr=False)
     envelope: tuple[str, ...] = field(repr=False)
@@ -30,11 +33,11 @@ class Plan:
 
     @property
     def redirected_to(self) -> str:
-        """Who got it instead, for the record; '' when nobody did."""
+        """The addresses that received the mail instead, for the record; '' without a redirection."""
         return ", ".join(self.envelope) if self.redirected else ""
 
     def of_recipients(self, outcome: Outcome | Skipped) -> Outcome | Skipped:
-        """What ``outcome``, which is about the envelope, means for the recipients."""
+        """Return the outcome for the recipients. ``outcome`` is that for the envelope."""
         if not self.redirected or isinstance(outcome, InDoubt | Skipped):
             return outcome
         if isinstance(outcome, Accepted):
@@ -45,15 +48,15 @@ class Plan:
 
 
 def plan(recipients: Iterable[str], *, redirect_to: Iterable[str] = (), allowed: Iterable[str] = ()) -> Plan:
-    """Decide who of ``recipients`` is written to: a pure function.
+    """Return who receives the mail for ``recipients``. This is a pure function.
 
-    ``redirect_to``, unless empty, takes everybody's place; ``allowed``, unless empty, has the last word on what is in
-    the envelope. Both as ``redirections`` and ``permissions`` give them.
+    ``redirect_to``, unless empty, replaces all recipients. ``allowed``, unless empty, then filters the envelope. Both
+    are in the form that ``redirections`` and ``permissions`` return.
     """
     recipients, redirect_to, allowed = tuple(recipients), tuple(redirect_to), tuple(allowed)
     if not (redirect_to or allowed):
         return Plan(recipients=recipients, envelope=recipients, withheld=(), redirected=False)
-    # Nobody to write to is not made somebody by a redirection.
+    # Without recipients, a redirection adds none.
     wanted = redirect_to if redirect_to and recipients else recipients
     envelope = tuple(address for address in wanted if not allowed or any(_fits(address, rule) for rule in allowed))
     redirected = bool(redirect_to and envelope)
@@ -67,7 +70,7 @@ def plan(recipients: Iterable[str], *, redirect_to: Iterable[str] = (), allowed:
 
 
 def plan_now(recipients: Iterable[str]) -> Plan:
-    """Decide by the settings in force. Raises ``ImproperlyConfigured`` when they cannot be understood."""
+    """Return the plan for the current settings. Raises ``ImproperlyConfigured`` when they are invalid."""
     return plan(
         recipients,
         redirect_to=redirections(conf.get("REDIRECT_ALL_TO")),
@@ -76,12 +79,12 @@ def plan_now(recipients: Iterable[str]) -> Plan:
 
 
 def redirections(given: Any) -> tuple[str, ...]:
-    """REDIRECT_ALL_TO as envelope addresses. Raises ``ImproperlyConfigured``."""
+    """Return REDIRECT_ALL_TO as envelope addresses. Raises ``ImproperlyConfigured``."""
     return _each("REDIRECT_ALL_TO", given, envelope_address, "a mail address")
 
 
 def permissions(given: Any) -> tuple[str, ...]:
-    """ALLOWED_RECIPIENTS as rules to compare with. Raises ``ImproperlyConfigured``."""
+    """Return ALLOWED_RECIPIENTS as rules for comparison. Raises ``ImproperlyConfigured``."""
     return _each("ALLOWED_RECIPIENTS", given, recipient_rule, "a mail address or a domain")
 
 
@@ -95,7 +98,7 @@ def _each(key: str, given: Any, parse: Callable[[str], str], what: str) -> tuple
         try:
             parsed.append(parse(item))
         except InvalidMail:
-            # Without the item: this becomes the reason why a mail waits, and those hold no address.
+            # The text omits the entry: it becomes the reason why a mail waits, and reasons contain no address.
             raise ImproperlyConfigured(
                 f"EMAIL_INTEGRATION[{key!r}]: entry {number} of {len(given)} is not {what}."
             ) from None
@@ -105,7 +108,7 @@ def _each(key: str, given: Any, parse: Callable[[str], str], what: str) -> tuple
 def _fits(address: str, rule: str) -> bool:
     address = address.lower().rstrip(".")
     _local, at, domain = address.rpartition("@")
-    if "@" in rule or not at:  # 'example.com' may be a user of the server's own
+    if "@" in rule or not at:  # 'example.com' may be a user of the server itself
         return address == rule and "@" in rule
     if rule.startswith("."):
         return domain == rule[1:] or domain.endswith(rule)

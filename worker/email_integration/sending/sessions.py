@@ -1,5 +1,6 @@
-"""The sessions of this process, and beginning a transaction on one that may have carried others: what is said of the
-session then, not of the mail.
+"""The SMTP sessions of this process, and starting transactions on them.
+
+A session may have carried other mails. Then some replies concern the session and not the mail.
 """
 
 from __future__ import annotations
@@ -42,21 +43,23 @@ pool = Pool(_limits, instrumentation.installed, quirks.memory)
 
 
 class Replaced(Exception):
-    """Another relay is active by now; nothing was said."""
+    """Another relay is active by now. Nothing was sent."""
 
 
 def require_active(relay: Relay) -> None:
-    """Raise ``Replaced`` when another relay is active by now; asked at the last moment before MAIL."""
+    """Raise ``Replaced`` when another relay is active by now. Call it directly before MAIL."""
     now = routing.active_relay()
-    if now is not relay and now != relay:  # a comparison of all their settings takes a while
+    if now is not relay and now != relay:  # comparing all settings takes a while
         raise Replaced
 
 
 def begin(
     session: Session, opening: Opening, *, before_saying: Callable[[], object], heard: Callable[[], object]
 ) -> Started:
-    """Begin a transaction, with what is to be called before it is said, and after each reply. Raises what
-    ``Session.begin`` raises, and ``Refused`` when a session that has carried mail may have no more recipients.
+    """Start a transaction with the envelope and size in ``opening``.
+
+    ``before_saying`` is called before the first command, and ``heard`` after each reply. Raises the errors of
+    ``Session.begin``, and ``Refused`` when a session that has carried mail accepts no more recipients.
     """
     started = session.begin(opening, before_saying=before_saying, heard=heard)
     if not started.accepted and session.carried and all(map(_is_limit, started.refused.values())):
@@ -65,10 +68,10 @@ def begin(
 
 
 def is_about_session(failure: SMTPFailure, session: Session, *, sender_was_taken: bool = False) -> bool:
-    """Whether it settles nothing of the mail, which a fresh session is to be offered at once.
+    """Return whether the failure concerns the session, so the mail is to be tried with a fresh one immediately.
 
-    A session may end, or come to a limit of its own, once it has carried mail, or refuse the mail's sender that
-    ``sender_was_taken`` before. This one says QUIT then.
+    After it has carried mail, a session may end or reach a limit, or refuse a sender of the mail that was accepted
+    before (``sender_was_taken``). In that case QUIT is sent on this session.
     """
     refuses_it_now = sender_was_taken and failure.phase is Phase.MAIL and session.transactions > 1
     if not (refuses_it_now or isinstance(failure, OutOfStep) or _is_at_its_end(failure, session)):
@@ -78,11 +81,14 @@ def is_about_session(failure: SMTPFailure, session: Session, *, sender_was_taken
 
 
 def came_to_limit(failure: SMTPFailure, session: Session) -> bool:
-    """Whether a session that has carried mail came to a limit: its own, if a fresh one may have more mail at once."""
+    """Return whether a session that has carried mail reached a limit.
+
+    It is the session's if a fresh one takes mail at once.
+    """
     return failure.reply is not None and bool(session.carried) and _is_limit(failure.reply, failure.phase)
 
 
-#: What answers a command that the server does not know, or not now: it was taken for another one.
+#: Replies to a command that the server does not know, or not now. It misunderstood the command.
 _NOT_UNDERSTOOD = frozenset({500, 502, 503, 504})
 
 
@@ -96,7 +102,7 @@ def _is_at_its_end(failure: SMTPFailure, session: Session) -> bool:
         return True
     if phase is Phase.MAIL:
         return bool(session.carried) and (not reply.permanent or reply.code in _NOT_UNDERSTOOD)
-    return phase is Phase.RCPT  # said of all of them, see 'begin'
+    return phase is Phase.RCPT  # said of all recipients, see 'begin'
 
 
 def _is_limit(reply: Reply, phase: Phase = Phase.RCPT) -> bool:

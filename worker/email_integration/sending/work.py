@@ -1,4 +1,4 @@
-"""Trying one claimed mail: whatever happens to it, there is something to be recorded of it, or it goes back."""
+"""Try one claimed mail. In every case there is a change to record, or the mail is given back."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Work:
-    """A claimed delivery, and its place in its batch."""
+    """A claimed delivery, and its position in its batch."""
 
     delivery: Delivery
     batch: Batch
     place: int
     route: Route
-    #: The attempt at it, once it was in hand.
+    #: The attempt, once a thread has taken the mail.
     attempt: Attempt | None = None
-    #: Whether it may be begun along with the final dot of another.
+    #: Whether it may be started along with the final dot of another mail.
     may_follow: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Done:
-    """What is to be recorded of one; None of a mail that is another process's by now."""
+    """The result of one mail. ``change`` is None when another process owns the mail by now."""
 
     work: Work
     change: Change | None
@@ -54,7 +54,10 @@ class Done:
 
 
 def take_in_hand(work: Work, *, journal: Journal | None, others: Others) -> Attempt:
-    """Give the attempt at a claimed delivery, which begins with this. Raises ``JournalUnavailable``."""
+    """Return the attempt at a claimed delivery, which starts here. Raises ``JournalUnavailable``.
+
+    ``journal`` records its progress; None means no journal. ``others`` are the mails that are sent at the same time.
+    """
     if work.attempt is None:
         hand = InHand(
             work.delivery,
@@ -68,7 +71,10 @@ def take_in_hand(work: Work, *, journal: Journal | None, others: Others) -> Atte
 
 
 def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
-    """Try a claimed delivery. Raises ``Replaced`` and ``JournalUnavailable``: it was not sent then."""
+    """Try a claimed delivery. The arguments are those of ``take_in_hand``.
+
+    Raises ``Replaced`` and ``JournalUnavailable``; then it was not sent.
+    """
     attempt = take_in_hand(work, journal=journal, others=others)
     delivery, hand = work.delivery, attempt.hand
     change: Change | None
@@ -82,11 +88,11 @@ def try_one(work: Work, *, journal: Journal | None, others: Others) -> Done:
     except (DatabaseError, InterfaceError) as error:
         logger.error("Delivery %s: the database failed (%s).", delivery.pk, type(error).__name__, extra=of_mail)
         connections[rows.database()].close_if_unusable_or_obsolete()
-        # Not at once: of some mails it may fail each time.
+        # Not immediately, because the database may fail each time for some mails.
         step = functools.partial(transitions.giving_back, wait=conf.get("RETRY_FIRST"))
         change = Untried(delivery=delivery, step=step)
     except Exception as error:
-        # Not its text, which may quote the mail.
+        # The error's text is omitted, because it may quote the mail.
         what = f"unexpected {type(error).__name__} {'after' if hand.sent_from else 'before'} its final dot"
         logger.error("Delivery %s: %s", delivery.pk, what, extra=of_mail)
         change = Untried(delivery=delivery, step=functools.partial(transitions.setting_aside, reason=what))

@@ -1,4 +1,4 @@
-"""Speaks SMTP, verb by verb, so that the caller knows how far a transaction came. Knows neither Django nor Celery."""
+"""An SMTP client that works verb by verb, so the caller knows how far a transaction came. Needs no Django or Celery."""
 
 from .content import ALONG_WITH_DOT
 from .errors import (

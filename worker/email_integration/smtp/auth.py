@@ -1,7 +1,8 @@
-"""SASL mechanisms for AUTH (RFC 4954), all in UTF-8: PLAIN (RFC 4616), LOGIN and CRAM-MD5 (RFC 2195) for passwords,
-OAUTHBEARER (RFC 7628) and its forerunner XOAUTH2 for tokens of OAuth 2.0.
+"""SASL mechanisms for AUTH (RFC 4954), all in UTF-8.
 
-``smtplib.login()`` cannot encode a user name or password beyond ASCII, hence our own.
+For passwords: PLAIN (RFC 4616), LOGIN and CRAM-MD5 (RFC 2195). For OAuth 2.0 tokens: OAUTHBEARER (RFC 7628) and its
+predecessor XOAUTH2. They are implemented here because ``smtplib.login()`` cannot encode a user name or password beyond
+ASCII.
 """
 
 from __future__ import annotations
@@ -19,37 +20,38 @@ from email_integration.secrecy import with_secrets
 from .dialogue import Connection
 from .replies import Reply
 
-#: In order of preference once the connection is encrypted.
+#: In order of preference on an encrypted connection. A server can check the first two against any stored form of the
+#: password; CRAM-MD5 needs a certain form.
 OVER_TLS = ("PLAIN", "LOGIN", "CRAM-MD5")
-#: In the clear, the one that does not show the password comes first.
+#: In order of preference in the clear: the mechanism that does not show the password comes first.
 IN_THE_CLEAR = ("CRAM-MD5", "PLAIN", "LOGIN")
-#: With a token; the standard's own comes first.
+#: In order of preference for a token: the standard mechanism comes first.
 WITH_A_TOKEN = ("OAUTHBEARER", "XOAUTH2")
 
-#: Replies to AUTH after which another mechanism may do: this one is not known, not possible here, or too weak (RFC
-#: 4954 §4 and §6). Google says 534 of the password as well.
+#: Reply codes to AUTH after which another mechanism may work: this one is unknown, not possible, or too weak (RFC 4954
+#: §4 and §6). Google also sends 534 for a wrong password.
 _NOT_THIS_ONE = frozenset({501, 502, 504, 534})
 _ALREADY_IN = re.compile(
     r"already\b.{0,40}\b(auth|log|identif)|(auth\w*|logged|identified)\b.{0,20}\balready|no identity changes", re.I
 )
 
-#: What the reply begins with that refuses a token.
-TOKEN_REFUSED = "the server refused the OAuth token"  # noqa: S105  # words
+#: The beginning of the reply's text when a token is refused.
+TOKEN_REFUSED = "the server refused the OAuth token"  # noqa: S105  # a text, not a secret
 
-#: Octets of a command line with its end (RFC 5321 §4.5.3.1.4). What would make AUTH longer goes in a line of its own
-#: (RFC 4954 §4).
+#: Maximum length of a command line with its CRLF, in octets (RFC 5321 §4.5.3.1.4). An initial response that would make
+#: AUTH longer is sent on a separate line (RFC 4954 §4).
 _LONGEST_COMMAND = 512
 
 
 def mechanisms(offered: str, *, encrypted: bool, by_token: bool = False) -> list[str]:
-    """Return the mechanisms to try, the best first, out of the words of the EHLO reply's AUTH line."""
+    """Return the mechanisms to try, best first, from the parameters of AUTH in the EHLO reply."""
     words = offered.upper().split()
     known = WITH_A_TOKEN if by_token else OVER_TLS if encrypted else IN_THE_CLEAR
     return [name for name in known if name in words and (name != "CRAM-MD5" or _has_md5())]
 
 
 def _has_md5() -> bool:
-    """Whether this machine may compute one: not where FIPS 140 is enforced."""
+    """Return whether this machine allows MD5: not where FIPS 140 is enforced."""
     try:
         hmac.new(b"", b"", "md5")
     except ValueError:
@@ -64,7 +66,7 @@ def authenticate(connection: Connection, mechanism: str, username: str, password
     if mechanism == "PLAIN":
         response = _encode(b"\0" + user + b"\0" + secret)
         code, text = _begin(connection, "PLAIN", response)
-        if code == 334:  # it does not take the response along with the command
+        if code == 334:  # the server does not accept an initial response
             code, text = connection.docmd(response)
         return Reply.parse(code, text)
     code, text = connection.docmd("AUTH", mechanism)
@@ -81,31 +83,31 @@ def authenticate(connection: Connection, mechanism: str, username: str, password
 
 
 def is_in(reply: Reply) -> bool:
-    """Whether ``reply`` lets us in, or says that it has done so before (RFC 4954 §4)."""
+    """Return whether ``reply`` accepts the login, or says that the session is logged in already (RFC 4954 §4)."""
     return reply.code == 235 or (reply.code == 503 and bool(_ALREADY_IN.search(reply.text)))
 
 
 def another_may_do(mechanism: str, reply: Reply) -> bool:
-    """Whether to try the next mechanism, after ``reply`` refused this one.
+    """Return whether to try the next mechanism after ``reply`` refused this one.
 
-    After a refused login not: it is wrong by any mechanism, and more tries lock accounts. Only with CRAM-MD5 it may be
-    right all the same, on a server that keeps no more than digests of its passwords.
+    After a refused login the answer is no: the password is wrong for every mechanism, and more tries lock accounts. The
+    exception is CRAM-MD5: on a server that stores only digests of its passwords, the password may still be right.
     """
     return reply.code in _NOT_THIS_ONE or (mechanism == "CRAM-MD5" and reply.code == 535)
 
 
 def most_informative(refusals: list[Reply]) -> Reply:
-    """Return the reply that says most of why there is no login; of several alike the first."""
+    """Return the reply that explains best why the login failed; the first of several equal ones."""
     return max(refusals, key=_rank)
 
 
 def _rank(reply: Reply) -> int:
     if reply.code == 421:
-        return 1  # the connection ends, perhaps because of what was refused before
+        return 1  # the connection ends, perhaps because of an earlier refusal
     if 400 <= reply.code < 500:
-        return 4  # for now there is no login at all, whatever a mechanism before has said
+        return 4  # no login is possible for now, whatever the reply to an earlier mechanism was
     if reply.code == 534:
-        return 2  # of the mechanism, but some say so of the password
+        return 2  # about the mechanism, but some servers send it for a wrong password
     return 3 if reply.permanent and reply.code not in _NOT_THIS_ONE else 0
 
 
@@ -113,10 +115,10 @@ def _rank(reply: Reply) -> int:
 def authenticate_by_token(
     connection: Connection, mechanism: str, username: str, token: str, *, host: str, port: int
 ) -> Reply:
-    """Show ``token`` and return the server's last reply: 235 when it let us in.
+    """Log in with ``token`` and return the server's last reply: 235 when the login is accepted.
 
-    A refusal is marked as one of a token, and its text begins with that in our words, and with why, if the server has
-    said so in a challenge (RFC 7628 §3.2.2).
+    For a permanent refusal, the reply is marked as one to a token (``to_token``). Its text begins with TOKEN_REFUSED,
+    and the reason if the server gave one in a challenge (RFC 7628 §3.2.2).
     """
     response = _showing(mechanism, username, token, host=host, port=port)
     goes_on = _encode(b"\1") if mechanism == "OAUTHBEARER" else ""
@@ -133,7 +135,7 @@ def authenticate_by_token(
 
 
 def _begin(connection: smtplib.SMTP, mechanism: str, response: str) -> tuple[int, bytes]:
-    """Say AUTH with the initial response, or the response in a line of its own where it is too long for that."""
+    """Send AUTH with the initial response, or the response on a separate line if AUTH would be too long."""
     if len(f"AUTH {mechanism} {response}\r\n") <= _LONGEST_COMMAND:
         return connection.docmd("AUTH", f"{mechanism} {response}")
     code, text = connection.docmd("AUTH", mechanism)
@@ -141,7 +143,7 @@ def _begin(connection: smtplib.SMTP, mechanism: str, response: str) -> tuple[int
 
 
 def _explained(challenge: bytes) -> str:
-    """What the error in a challenge says of status and scope, in brackets; '' for nothing."""
+    """Return status and scope from the error in a challenge, in brackets; '' for nothing."""
     try:
         found = json.loads(challenge)
     except ValueError:
@@ -158,13 +160,13 @@ def _is_word(value: object) -> bool:
 
 @with_secrets
 def secrets(password: str) -> tuple[bytes, ...]:
-    """What must come back in no reply: nothing for the word that a server says of its own accord."""
+    """Return the secrets to remove from replies: none for 'password', a word that servers use themselves."""
     return (password.encode(),) if password and password.lower() != "password" else ()
 
 
 @with_secrets
 def said(username: str, password: str) -> tuple[bytes, ...]:
-    """What is said of the password in any of the mechanisms."""
+    """Return the encoded forms in which the mechanisms send the password, if they are the same in each session."""
     if not password:
         return ()
     user, secret = username.encode(), password.encode()
@@ -173,13 +175,13 @@ def said(username: str, password: str) -> tuple[bytes, ...]:
 
 @with_secrets
 def said_of_token(username: str, token: str, *, host: str, port: int) -> list[bytes]:
-    """The same of a token."""
+    """Return the encoded forms in which the mechanisms send a token."""
     return [_showing(name, username, token, host=host, port=port).encode() for name in WITH_A_TOKEN]
 
 
 @with_secrets
 def _showing(mechanism: str, username: str, token: str, *, host: str, port: int) -> str:
-    """The initial response that shows ``token``."""
+    """Return the initial response that contains ``token``."""
     if mechanism == "OAUTHBEARER":
         name = username.replace("=", "=3D").replace(",", "=2C")
         return _encode(f"n,a={name},\1host={host}\1port={port}\1auth=Bearer {token}\1\1".encode())
@@ -191,6 +193,7 @@ def _encode(raw: bytes) -> str:
 
 
 def _decode(challenge: bytes) -> bytes:
+    """Return the decoded challenge; b'' if it cannot be decoded."""
     try:
         return base64.b64decode(challenge)
     except binascii.Error:

@@ -1,7 +1,7 @@
-"""Taking out of a reply what was said in AUTH, of which servers give back the whole, a piece or another spelling.
+"""Remove secrets sent in AUTH from replies: servers return them whole, in part or in another spelling.
 
-A piece counts from eight octets on, which cannot be there by chance. It is found whatever stands between its letters,
-in either case, escaped, and in hex or base64.
+A piece counts from eight octets on, a length that rules out chance. It is found in any case, with other characters
+between its letters, escaped, and in hex or base64.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 
 from email_integration.secrecy import with_secrets
 
-#: Octets of the shortest piece that is looked for.
+#: Length of the shortest piece that is searched for, in octets.
 PIECE = 8
 MARK = b"***"
 
-#: What a server says of its own accord, and some have for a password.
+#: A word that servers use themselves, and that some people use as a password.
 _ORDINARY = b"password"
 
-#: What is left out on both sides before they are compared: nothing; what is put in between by lines and quotes; all
-#: that may be escaped, in which a password of signs has nothing left.
+#: Characters that are ignored on both sides of the comparison: none; those that lines and quotes add; and all that may
+#: be escaped, which leaves nothing of a password of punctuation.
 _LEFT_OUT = (
     b"",
     bytes(range(0x21)) + b"\\\"'\x7f",
@@ -29,8 +29,8 @@ _LEFT_OUT = (
 )
 _LOWER = bytes(range(256)).lower()
 
-#: The code in front of each line of a reply, and one character in another spelling: of URLs, of C and its heirs, of
-#: HTML, each of them escaped once more too. Runs of ``\u`` are UTF-16.
+#: The code at the beginning of each line of a reply, and one character in another spelling: of URLs, of C and related
+#: languages, of HTML, also when each of them is escaped once more. Runs of ``\u`` are UTF-16.
 _SPELLING = re.compile(
     rb"(?:^|(?<=\n))(?:[2-5]\d\d[- ](?:[245]\.\d{1,3}\.\d{1,3}[:;,]?\s)?|[245]\.\d{1,3}\.\d{1,3}[:;,]?\s)"
     rb"|(?P<units>(?:(?:\\{1,4}u|%u)[0-9A-Fa-f]{4})+)|U\+(?P<point>[0-9A-Fa-f]{4,6})\b\s?"
@@ -43,16 +43,16 @@ _QUOTED_PRINTABLE = re.compile(rb"=(?P<octet>[0-9A-Fa-f]{2})|=\r?\n")
 _LISTED = re.compile(rb"\b(?P<listed>\d{1,3})\b[,;\s]*")
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 
-#: Octets, and of each where it stands in the text that they were read from.
+#: Octets, and for each octet its start and end in the text that it was read from.
 _Reading = tuple[bytes, list[tuple[int, int]]]
 
 
 class Concealed:
-    """What must not come out. ``hide`` takes it out of a text."""
+    """The secrets that must not be shown. ``hide`` removes them from a text."""
 
     def __init__(self, secrets: Iterable[bytes] = (), said: Iterable[bytes] = ()) -> None:
-        """``secrets`` are what is known before anything is said, and ``said`` is how that will be."""
-        #: Whether there is nothing of the kind.
+        """``secrets`` are known before the login; ``said`` are the encoded forms in which they will be sent."""
+        #: Whether there are no secrets.
         self.is_empty = True
         self._secrets: tuple[bytes, ...] = ()
         self._said: tuple[bytes, ...] = ()
@@ -60,25 +60,25 @@ class Concealed:
 
     @with_secrets
     def add(self, *secrets: bytes, said: Iterable[bytes] = ()) -> None:
-        """Let none of these come out either."""
+        """Hide these values too."""
         self._secrets += tuple(secret for secret in secrets if secret and secret not in self._secrets)
         self._said += tuple(word for word in said if len(word) >= PIECE and word not in self._said)
         self.is_empty = not (self._secrets or self._said)
 
     @with_secrets
     def heard_by_server(self, octets: bytes) -> None:
-        """Let nothing come out of a line that was said in AUTH: a command with its argument, or an answer."""
+        """Hide the words of a line that was sent in AUTH: a command with its argument, or an answer."""
         words = octets.split()
-        # The command and the name of the mechanism are no secret.
+        # The command and the name of the mechanism are not secret.
         words = words[2:] if words and words[0].upper() == b"AUTH" else words
         self.add(said=words)
 
     @with_secrets
     def hide(self, text: bytes, *, pieces: bool, decoded: bool = True) -> bytes:
-        """Return ``text`` with a mark in the place of each secret, and with ``pieces`` of each piece of one.
+        """Return ``text`` with a mark in place of each secret and, with ``pieces``, of each piece of one.
 
-        Where ``decoded`` is False these are no pieces of a secret in plain text, of which words and names may be part
-        that have nothing to do with it.
+        With ``decoded=False``, pieces of a secret in plain text stay, because unrelated words and names may contain
+        them.
         """
         if self.is_empty:
             return text
@@ -97,27 +97,27 @@ class Concealed:
 
     @with_secrets
     def is_in(self, text: bytes) -> bool:
-        """Whether ``text`` has a secret in it, or a piece of one."""
+        """Return whether ``text`` contains a secret or a piece of one."""
         return self.hide(text, pieces=True) != text
 
 
-# -- what is looked for -----------------------------------------------------------------------------------------------
+# -- the pieces to search for -----------------------------------------------------------------------------------------
 
-#: The pieces, as they are once each of ``_LEFT_OUT`` is.
+#: The pieces, one set for each of ``_LEFT_OUT``, without its characters.
 _Pieces = tuple[frozenset[bytes], ...]
 
 
-@functools.lru_cache(maxsize=8)  # sessions with one server say the same
+@functools.lru_cache(maxsize=8)  # the sessions with one server use the same values
 @with_secrets
 def _encoded(secrets: tuple[bytes, ...], said: tuple[bytes, ...]) -> _Pieces:
-    """The pieces of what was said, and of the secrets in hex and in base64."""
+    """Return the pieces of the sent forms, and of the secrets in hex and in base64."""
     return _pieces(said, [form for one in (*said, *secrets) for form in _forms(one)])
 
 
 @functools.lru_cache(maxsize=8)
 @with_secrets
 def _plain(secrets: tuple[bytes, ...]) -> _Pieces:
-    """The pieces of the secrets as they are."""
+    """Return the pieces of the secrets in plain text."""
     is_ordinary = _ORDINARY in [secret.lower() for secret in secrets]
     return tuple(found if is_ordinary else found - {_ORDINARY} for found in _pieces(secrets, []))
 
@@ -135,25 +135,25 @@ def _cut(form: bytes, left_out: bytes) -> Iterator[bytes]:
 
 
 def _forms(raw: bytes) -> Iterator[bytes]:
-    """In hex, and in base64 wherever it begins among other octets; in UTF-16 too, which some systems encode."""
+    """Yield ``raw`` in hex, and in base64 at each offset among other octets; the same for its UTF-16, used by some."""
     text = raw.decode("utf-8", "replace") if len(raw) <= _LONGEST_WIDE else ""
     for octets in filter(None, (raw, text.encode("utf-16-le"), text.encode("utf-16-be"))):
         yield octets.hex().encode()
         for offset in range(3):
             encoded = base64.b64encode(b"\0" * offset + octets)
-            # Without the characters that the octets before and behind it have a part in.
+            # Leave out the characters that also encode the octets before or after it.
             yield encoded[(0, 2, 3)[offset] : (offset + len(octets)) * 8 // 6]
 
 
-#: Octets of a text whose UTF-16 is looked for: tokens are longer, and are no passwords of people.
+#: Maximum length, in octets, of a text whose UTF-16 is searched for. Tokens are longer, and are not people's passwords.
 _LONGEST_WIDE = 256
 
 
-# -- where it is looked for -------------------------------------------------------------------------------------------
+# -- the texts to search in -------------------------------------------------------------------------------------------
 
 
 def _readings(text: bytes) -> Iterator[_Reading]:
-    """A text with other spellings read, where it has any."""
+    """Yield the text with other spellings decoded, for each kind of spelling that it has."""
     if _SPELLING.search(text):
         yield from (_read(text, _SPELLING, in_utf8=in_utf8) for in_utf8 in (False, True))
     if _QUOTED_PRINTABLE.search(text):
@@ -176,7 +176,7 @@ def _read(text: bytes, spelling: re.Pattern[bytes], *, in_utf8: bool = True) -> 
 
 
 def _meant(match: re.Match[bytes], *, in_utf8: bool) -> bytes:
-    """The octets of one spelling; a number stands for a character, or for one octet of it."""
+    """Return the octets of one spelling; a number is a character, or one octet of a character."""
     kind = match.lastgroup
     digits = match[kind] if kind else b""
     if kind == "name":
@@ -196,7 +196,7 @@ def _meant(match: re.Match[bytes], *, in_utf8: bool) -> bytes:
 
 
 def _found(octets: bytes, known: Iterable[_Pieces]) -> Iterator[tuple[int, int]]:
-    """From where to where in ``octets`` there is a piece."""
+    """Yield the start and end of each piece in ``octets``."""
     for kind, left_out in enumerate(_LEFT_OUT):
         characters = octets.translate(_LOWER, left_out)
         windows = [characters[at : at + PIECE] for at in range(len(characters) - PIECE + 1)]

@@ -1,4 +1,4 @@
-"""Test a relay, from connecting to a test mail, and say what was seen at each stage."""
+"""Test a relay, from connecting to a test mail, and report the result of each stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .session import Session
 
 
 class Kind(StrEnum):
-    """What a stage was about."""
+    """The kind of a stage."""
 
     TOKEN = "token"  # noqa: S105  # a word
     CONNECT = "connect"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """Who the server says it is, who vouches for it, and until when."""
+    """The server's certificate: subject, issuer and expiry."""
 
     subject: str
     issuer: str
@@ -50,13 +50,13 @@ class Stage:
     kind: Kind
     ok: bool
     seconds: float | None
-    #: What was seen: host and port, TLS version, SASL mechanism, the server's reply; may hold an address.
+    #: The result: host and port, TLS version, SASL mechanism, the server's reply; may contain an address.
     detail: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionTestMail:
-    """A mail to be sent on the tried session; content as bytes with CRLF, its From header included."""
+    """A mail to send in the tested session; content as bytes with CRLF, including the From header."""
 
     envelope: Envelope
     content: bytes = field(repr=False)
@@ -64,17 +64,17 @@ class ConnectionTestMail:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a connection test saw. ``failure`` is None when all went well; ``seconds`` is the time of it all."""
+    """The result of a connection test. ``failure`` is None for success; ``seconds`` is the total time."""
 
     relay: Relay
     stages: tuple[Stage, ...]
     seconds: float
     tls_version: str = ""
     certificate: Certificate | None = None
-    #: That which let us in.
+    #: The mechanism of the accepted login.
     mechanism: str = ""
     capabilities: tuple[str, ...] = ()
-    #: The name by which we introduced ourselves.
+    #: The name that was sent in EHLO.
     ehlo_name: str = ""
     failure: SMTPFailure | None = None
 
@@ -84,12 +84,12 @@ class Report:
 
     @property
     def connected(self) -> bool:
-        """Whether the session was opened, whatever became of a mail on it."""
+        """Whether the session was opened, whatever the outcome of a mail in it."""
         return self.ok or (self.failure is not None and not self.failure.phase.before_mail)
 
     @property
     def summary(self) -> str:
-        """One line that holds no address and nothing of what the server said but numbers."""
+        """One line without addresses; of the server's replies it contains only numbers."""
         if self.failure is not None:
             return str(self.failure)
         return ", ".join(filter(None, (self.tls_version or "not encrypted", self.mechanism)))
@@ -97,17 +97,17 @@ class Report:
 
 @with_secrets
 def run_connection_test(relay: Relay, mail: ConnectionTestMail | None = None) -> Report:
-    """Open a session with ``relay``, send ``mail`` on it if there is one, and end it.
+    """Open a session with ``relay``, send ``mail`` in it if given, end the session, and return a report.
 
-    A relay that is logged in to by tokens is tried with one that is fetched for it first, in a time of its own.
-    Never raises for what the server or the network does: that is the report's ``failure``. Gives up after
-    ``relay.timeout`` seconds in all, name resolution included, however the server stalls; sending ``mail`` has as long
-    again. A mail whose final dot was not answered may have been taken (RFC 1047).
+    For a relay with OAuth, a token is fetched first; this has a separate time limit. Never raises for errors of the
+    server or the network: the report's ``failure`` holds them. The test gives up after ``relay.timeout`` seconds in
+    total, name resolution included, however the server delays; sending ``mail`` has the same time again. A mail whose
+    final dot was not answered may have been accepted (RFC 1047).
     """
     test = _ConnectionTest(relay, mail)
     if not test.has_token():
         return test.report()
-    # A thread of its own: neither a resolver nor a server that sends a byte now and then minds a socket's timeout.
+    # In a separate thread: a socket's timeout limits neither a resolver nor a server that sends a byte now and then.
     thread = threading.Thread(target=test.run, name="smtp-connection-test", daemon=True)
     thread.start()
     if test.opened.wait(relay.timeout) and mail is not None:
@@ -118,17 +118,17 @@ def run_connection_test(relay: Relay, mail: ConnectionTestMail | None = None) ->
     return report
 
 
-#: How long, in seconds, a server may keep the caller waiting with its answer to QUIT.
+#: Maximum time, in seconds, that the caller waits for the server's answer to QUIT.
 _POLITENESS = 0.5
 
 
 class _ConnectionTest:
-    """What the testing thread writes and its caller reads, both under the lock, until it is finished."""
+    """The state of a running test, which its thread writes and its caller reads, both under the lock."""
 
     def __init__(self, relay: Relay, mail: ConnectionTestMail | None) -> None:
-        #: Set when the session is open or could not be opened; when all is over.
+        #: Set when the session is open or could not be opened; set when the test is over.
         self.opened, self.done = threading.Event(), threading.Event()
-        #: With more patience than the caller has, so that it is always the caller who gives up.
+        #: The thread's timeout is longer than the caller's, so the caller always gives up first.
         self._relay = replace(relay, timeout=2 * relay.timeout + 1)
         self._given = relay
         self._mail = mail
@@ -143,7 +143,7 @@ class _ConnectionTest:
 
     @with_secrets
     def has_token(self) -> bool:
-        """Fetch the token, if one is needed; in the caller's thread, whose database may be asked."""
+        """Fetch the token, if one is needed, in the caller's thread, which may use the database."""
         tokens = self._relay.tokens
         if tokens is None:
             return True
@@ -159,7 +159,7 @@ class _ConnectionTest:
 
     @with_secrets
     def run(self) -> None:
-        """Do it; never raises what an SMTP dialogue can raise."""
+        """Run the test; never raises an error of the SMTP dialogue."""
         try:
             self._open()
             if self._mail is not None:
@@ -169,7 +169,7 @@ class _ConnectionTest:
             self._end(None)
         except SMTPFailure as failure:
             self._end(failure)
-        except Exception as error:  # whatever it is, it is shown, and not taken for a server that does not answer
+        except Exception as error:  # any error is shown, so it does not look like a server without an answer
             self._end(SMTPFailure(_PHASES[self._kind], f"unexpected {type(error).__name__}"))
         finally:
             self.opened.set()
@@ -177,7 +177,7 @@ class _ConnectionTest:
             Session(self._relay, self._smtp).quit()
 
     def report(self) -> Report:
-        """What there is to say now; whatever is still going on is ended."""
+        """Return the report now; end the test if it is still running."""
         self._end(self._out_of_time())
         if self._failure is not None:
             self._interrupt()
@@ -191,10 +191,10 @@ class _ConnectionTest:
 
     def _open(self) -> None:
         secured_before_ehlo = not self._relay.use_tls
-        # Each address of the host has its share of the time that there really is.
+        # The addresses of the host share the caller's time, not the thread's longer time.
         for phase in steps(self._smtp, self._relay, connect_within=self._given.timeout):
             if phase is Phase.CONNECT:
-                continue  # it is called connected once the server has greeted
+                continue  # the stage is passed when the server has sent its greeting
             if phase is Phase.GREETING:
                 self._passed(f"{self._relay.host}:{self._relay.port}")
                 if self._relay.use_ssl:
@@ -206,7 +206,7 @@ class _ConnectionTest:
                 self._begin(Kind.EHLO)
                 secured_before_ehlo = True
             elif phase is Phase.EHLO and not secured_before_ehlo:
-                self._begin(Kind.TLS)  # EHLO is said once more, encrypted: that is the one to show
+                self._begin(Kind.TLS)  # EHLO is sent again, encrypted, and that reply is shown
             elif phase is Phase.EHLO:
                 self._see(capabilities=_capabilities(self._smtp), ehlo_name=self._smtp.local_hostname)
                 self._passed("")
@@ -224,7 +224,7 @@ class _ConnectionTest:
             self._passed(version, timed=timed)
 
     def _send(self, mail: ConnectionTestMail) -> str:
-        # One by one: what a server makes of several commands at once is found out when mail is sent.
+        # Without pipelining: sending mail finds out how a server handles several commands at once.
         session = Session(replace(self._relay, pipelining=False), self._smtp)
         started = session.begin(
             Opening(envelope=mail.envelope, size=len(mail.content), eight_bit=not mail.content.isascii())
@@ -241,7 +241,7 @@ class _ConnectionTest:
     def _interrupt(self) -> None:
         sock = self._smtp.sock
         if sock is not None:
-            with contextlib.suppress(OSError):  # it may be closed by now
+            with contextlib.suppress(OSError):  # it may be closed already
                 sock.shutdown(socket.SHUT_RDWR)
 
     # -- notes --------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class _ConnectionTest:
                 self._stages.append(Stage(kind=self._kind, ok=False, seconds=seconds, detail=said))
 
     def _out_of_time(self) -> SMTPFailure:
-        detail = f"no answer within {self._given.timeout:g} s"
+        detail = f"the server did not answer within {self._given.timeout:g} s"
         kind: type[SMTPFailure] = ConnectionLost
         phase, sock = _PHASES[self._kind], self._smtp.sock
         if self._kind is Kind.CONNECT and sock is None:
@@ -332,6 +332,6 @@ def _certificate(sock: ssl.SSLSocket) -> Certificate | None:
 
 
 def _name(name: Iterable[Any], *kinds: str) -> str:
-    """The first of these parts that a name has, as ``getpeercert`` gives it."""
+    """Return the first of these parts that a name has, in the form of ``getpeercert``."""
     parts = {kind: str(value) for group in name for kind, value in group}
     return next((parts[kind] for kind in kinds if kind in parts), "")

@@ -1,26 +1,27 @@
-"""The content as it goes over the line: in pieces, with CRLF and dot-stuffing (RFC 5321 §4.5.2), never as a whole."""
+"""The content in the form to send: in pieces, with CRLF and dot-stuffing (RFC 5321 §4.5.2), never as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-#: Octets of a last piece of content that goes out along with the final dot. They fit into the buffers between us and
-#: the server, so that no line is slow for them, and with the dot into one record of TLS.
+#: Maximum size, in octets, of a last piece of content that is sent together with the final dot. It fits into the
+#: buffers between this process and the server, so even a slow line takes it at once, and with the dot into one TLS
+#: record.
 ALONG_WITH_DOT = 16 * 1024 - 512
 
-#: Octets sent under one timeout; also what is gathered from smaller blocks, lest each cost a packet.
+#: Octets sent under one timeout. Smaller blocks are gathered to this size, so that they do not cost a packet each.
 _PIECE = 64 * 1024
 
 
 def stuffed(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
-    """Give ``content``, ready to be sent, in pieces of some 64 KiB; all together end with CRLF.
+    """Yield ``content``, ready to send, in pieces of some 64 KiB; the last one ends with CRLF.
 
-    The same comes out however the content is cut into blocks. Bare CR and LF become CRLF (§2.3.8): a server that takes
-    them for line ends might see a final dot among them.
+    The result does not depend on how the content is cut into blocks. Bare CR and LF become CRLF (§2.3.8): a server that
+    accepts them as line ends might see a final dot among them.
     """
     held, last = b"", b""
     for piece in _pieces(content):
-        # A CR at the end waits: the next piece may begin with its LF.
+        # A CR at the end is kept back: the next piece may begin with its LF.
         whole = held + piece
         held = whole[-1:] if whole[-1:] == b"\r" else b""
         lines = _with_crlf(whole[:-1] if held else whole)
@@ -36,7 +37,7 @@ def stuffed(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _pieces(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
-    """Cut what is larger than a piece, gather what is smaller."""
+    """Cut blocks that are larger than a piece, and gather smaller ones."""
     waiting = bytearray()
     only = b""  # most contents are one small block, which is not copied
     for block in (content,) if isinstance(content, bytes) else content:

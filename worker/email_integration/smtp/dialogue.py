@@ -1,4 +1,4 @@
-"""The connection under the dialogue: what is said, what is heard, and how long that may take."""
+"""The connection under the dialogue: it sends commands, reads replies, and limits the time of both."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 SILENT = "the server did not answer in time"
-MALFORMED = "the server's answer is not SMTP"
+MALFORMED = "the server's reply is not valid SMTP"
 LOST = "the connection was lost"
 
-#: RFC 5321 §4.5.3.1.5 says 512 octets, and servers say more.
+#: RFC 5321 §4.5.3.1.5 allows 512 octets, and servers send more.
 _LONGEST_LINE = 8192
 _MOST_LINES = 128
-#: Octets of a reply's text that are kept: all that EHLO can have to say, and no more than people read of a refusal.
+#: Octets of a reply's text that are kept: enough for every reply to EHLO, and for the part of a refusal that people
+#: read.
 _KEPT = 8192
-#: Three digits; '-' says that another line follows, and anything else that none does (RFC 5321 §4.2).
+#: Three digits; '-' means that another line follows, any other character that none does (RFC 5321 §4.2).
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(-?)(.*)", re.S)
-#: A reply of one line, which is what nearly all are.
+#: A reply of one line, the form of nearly all replies.
 _ONE_LINE = re.compile(rb"([2-5]\d\d)(?!-)([^\n]{0,8000})\n")
 
 
 class Malformed(smtplib.SMTPException):
-    """What came is no reply, or none that can come here."""
+    """The received octets are not a reply, or not a reply that is allowed at this point."""
 
 
 class _During:
-    """The context of ``Connection.during``: one for each connection, because it is entered for each mail."""
+    """The context of ``Connection.during``: made once for each connection, because each mail enters it."""
 
     __slots__ = ("_connection",)
 
@@ -60,11 +61,11 @@ class _During:
 
 
 class Connection(smtplib.SMTP):
-    """``smtplib``'s commands over our own reading and writing.
+    """``smtplib``'s commands with our own reading and writing.
 
-    A command and its reply have ``timeout`` seconds together, however slowly the octets come; in a group of commands
-    each further reply has as long again. Replies are bounded, and what comes beyond them is kept where it is noticed.
-    Each way to fail is an ``OSError`` inside, which ``during`` turns into ``ConnectionLost``.
+    A command and its reply have ``timeout`` seconds together, however slowly the octets arrive. In a group of commands
+    each further reply has the same time again. Replies are limited in size, and surplus octets are kept and detected
+    later. Each failure is an ``OSError`` inside, which ``during`` turns into ``ConnectionLost``.
     """
 
     def __init__(
@@ -75,43 +76,45 @@ class Connection(smtplib.SMTP):
         secrets: tuple[bytes, ...] = (),
         said: tuple[bytes, ...] = (),
     ) -> None:
-        """``secrets``, and what AUTH has ``said`` or will say of them, must not come back in a reply: it is kept, and
-        read by people.
+        """Make a connection that hides secrets. ``timeout`` is in seconds.
+
+        Replies are stored and read by people. Therefore ``secrets``, and ``said``, their forms in AUTH, are removed
+        from them.
         """
         super().__init__(local_hostname=local_hostname, timeout=timeout)
         self._concealed = Concealed(secrets, said)
         self._phase = Phase.CONNECT
         self._patience = {phase: patience(phase, timeout) for phase in Phase}
         self._during = _During(self)
-        # Whether the socket waits; otherwise it fails at once where it would have to.
+        # Whether the socket blocks; otherwise an operation that would block fails at once.
         self._waits = True
         self._received = bytearray()
-        # The code of the reply that is being read; empty before its first line, None when it is none.
+        # The code of the reply that is being read; empty before its first line, None when the octets are not a reply.
         self._begun: bytes | None = b""
         self._due = 0.0
-        #: How many octets of what was sent last are gone for sure; None when that is not known.
+        #: How many octets of the last write were certainly sent; None when this is not known.
         self.gone: int | None = 0
-        #: What the server said first, as it came, what it has just asked in AUTH, and the mechanism that let us in.
+        #: The server's first octets, unchanged; its last challenge in AUTH; and the mechanism of the accepted login.
         self.first_words = b""
         self.challenge = b""
         self.mechanism = ""
 
     def during(self, phase: Phase, *, timeout: float | None = None) -> _During:
-        """Wait inside as long as ``phase`` allows (``timeout`` seconds instead of the relay's), and fail in its name,
-        or in that of the phase that it has come to by then.
+        """Return a context for ``phase``: its timeouts apply, and errors are raised with it or with a later phase.
 
-        Whatever goes wrong in here closes the connection.
+        ``timeout`` is in seconds; the default is the relay's. Any error inside closes the connection. Raises
+        ``ConnectionLost`` in place of an ``OSError``.
         """
         self.comes_to(phase, timeout=timeout)
         return self._during
 
     def comes_to(self, phase: Phase, *, timeout: float | None = None) -> None:
-        """Go on to another phase, within the same ``during``."""
+        """Go on to another phase within the same ``during``. ``timeout`` is in seconds; the default is the relay's."""
         self._phase = phase
         self.timeout = self._patience[phase] if timeout is None else patience(phase, timeout)
 
     def fail(self, error: BaseException) -> None:
-        """Close the connection, and raise ``ConnectionLost`` for what went wrong with it; for nothing else."""
+        """Close the connection, and raise ``ConnectionLost`` for an ``OSError`` that is not an ``SMTPFailure``."""
         self.close()
         if isinstance(error, SMTPFailure) or not isinstance(error, OSError):
             return
@@ -126,42 +129,42 @@ class Connection(smtplib.SMTP):
     # -- connecting ---------------------------------------------------------------------------------------------
 
     def dial(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        """Connect, with TLS from the start when there is a ``context``, in ``timeout`` seconds in all.
+        """Connect within ``timeout`` seconds in total, with TLS from the start when there is a ``context``.
 
-        Raises ``OSError``, ``ssl.SSLError`` among them, and ``ValueError`` or ``OverflowError`` for what cannot be a
-        host or a port. Once there is a connection, ``sock`` is set.
+        Raises ``OSError``, of which ``ssl.SSLError`` is one kind, and ``ValueError`` or ``OverflowError`` for an
+        impossible host or port. As soon as there is a connection, ``sock`` is set.
         """
         until = time.monotonic() + self.timeout
         self.sock = connect(host, port, self.timeout)
-        # A large content and its final dot go out in separate writes; with Nagle's algorithm the second one waits (RFC
-        # 896).
+        # A large content and its final dot are sent in separate writes; with Nagle's algorithm the second one waits
+        # (RFC 896).
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             self._wrap(context, host, within=until - time.monotonic())
         self.start_clock()
 
     def wait_for_first_words(self) -> None:
-        """Wait until the server says something, which is kept and stays to be heard. Raises ``OSError``."""
+        """Wait until the server sends something. It is stored, and can still be read as a reply. Raises ``OSError``."""
         self._receive()
         self.first_words = bytes(self._received)
 
     @with_secrets
     def conceal(self, *secrets: bytes, said: Iterable[bytes] = ()) -> None:
-        """Let no reply give these back either, nor what AUTH will have ``said`` of them."""
+        """Remove these secrets, and ``said``, their forms in AUTH, from all further replies."""
         self._concealed.add(*secrets, said=said)
 
     @with_secrets
     def without_secrets(self, text: bytes) -> bytes:
-        """What a server has said, less what it was told in AUTH."""
+        """Return a text of the server without the secrets that were sent in AUTH."""
         return self._concealed.hide(text, pieces=True)
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Put TLS over the connection, after the 220 to STARTTLS."""
+        """Start TLS on the connection, after the 220 to STARTTLS. Raises ``Malformed`` if octets followed the 220."""
         if self._received:
-            # Somebody on the way wants to be heard as if it had come encrypted.
+            # An attacker on the way could have sent them to be read as if they were encrypted.
             raise Malformed
         self._wrap(context, host, within=self.timeout)
-        self.esmtp_features = {}  # said in the clear, and to be forgotten (RFC 3207 §4.2)
+        self.esmtp_features = {}  # sent in the clear, and to be discarded (RFC 3207 §4.2)
 
     def _wrap(self, context: ssl.SSLContext, host: str, *, within: float) -> None:
         if within <= 0:
@@ -173,36 +176,40 @@ class Connection(smtplib.SMTP):
 
     @property
     def tls_version(self) -> str:
-        """'TLSv1.3', or '' where nothing is encrypted."""
+        """The TLS version, such as 'TLSv1.3', or '' for an unencrypted connection."""
         return (self.sock.version() or "") if isinstance(self.sock, ssl.SSLSocket) else ""
 
-    # -- talking ------------------------------------------------------------------------------------------------
+    # -- commands and replies -----------------------------------------------------------------------------------------
 
     def say(self, lines: Iterable[str]) -> None:
-        """Send commands in one write. Raises what ``octets`` raises."""
+        """Send commands in one write. Raises the errors of ``octets`` and ``send``."""
         self.send(self.octets(lines))
 
     def octets(self, lines: Iterable[str]) -> bytes:
-        """Commands as they are sent. Raises ``ValueError`` for one with a line end, or a character that cannot be."""
+        """Return the commands in the form to send.
+
+        Raises ``ValueError`` for a command with a line end, or with a character that cannot be encoded.
+        """
         lines = [*lines, ""]
         said = "\r\n".join(lines)
         if not said.count("\r") == said.count("\n") == len(lines) - 1:
-            raise ValueError("a command cannot have a line end in it")
+            raise ValueError("a command must not contain a line end")
         return said.encode(self.command_encoding)
 
     def send(self, s: ReadableBuffer | str) -> None:
-        """Send, and start the clock for the reply. Unlike ``smtplib``'s it leaves the connection open when it fails:
-        the server may have said why.
+        """Send, and start the clock for the reply. Raises ``OSError``, of which ``Malformed`` is one kind.
+
+        Unlike in ``smtplib`` the connection stays open after an error: the server may have sent the reason.
         """
         if self._received:
-            raise Malformed  # the server is ahead of us: what it said would be taken for the reply to this
+            raise Malformed  # the server sent too much: it would be read as the reply to this command
         sock = self._live_socket
         self._due = time.monotonic() + self.timeout
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
         self.gone = 0
         if self._phase is Phase.AUTH:
             self._concealed.heard_by_server(bytes(octets))
-        # Most of what is said finds room at once: then the socket need not be told how long to wait.
+        # Most commands fit into the socket's buffer at once, so the socket needs no timeout.
         if self._waits:
             self._wait(sock, 0.0)
         try:
@@ -216,9 +223,9 @@ class Connection(smtplib.SMTP):
             sock.sendall(view.cast("B")[sent:])
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read one reply, all its lines, of which the first ``_KEPT`` octets are kept.
+        """Read one reply with all its lines, and return its code and the first ``_KEPT`` octets of its text.
 
-        Raises ``OSError``, ``Malformed`` among them.
+        Raises ``OSError``, of which ``Malformed`` is one kind.
         """
         self._begun = b""
         if not self._received:
@@ -234,13 +241,13 @@ class Connection(smtplib.SMTP):
         self.challenge = said if self._phase is Phase.AUTH and self._begun == b"334" else b""
         if self._concealed.is_empty:
             return int(self._begun), said[:_KEPT]
-        # What is done is looked through for the whole alone: people do not read it, and there is much of it. Only the
-        # receipt for a mail is kept.
+        # Positive replies are searched only for whole secrets: people do not read them, and there are many of them. The
+        # exception is the reply to the final dot, which is kept.
         pieces = self._begun >= b"4" or self._phase in (Phase.AUTH, Phase.FINAL_DOT)
         return int(self._begun), self._concealed.hide(said, pieces=pieces, decoded=self._phase.before_mail)[:_KEPT]
 
     def _lines_of_reply(self) -> bytes:
-        """Read all lines of a reply: give their text, and leave their code in ``_begun``."""
+        """Read all lines of a reply, return their text, and leave their code in ``_begun``. Raises ``OSError``."""
         more, said = True, b""
         for number in range(_MOST_LINES):
             found = _REPLY_LINE.fullmatch(self._line())
@@ -251,7 +258,7 @@ class Connection(smtplib.SMTP):
                 raise Malformed
             self._begun, hyphen, text = found.groups()
             said = said + b"\n" + text.strip() if number else text.strip()
-            # More than is kept: a secret is not to be cut in two before it is found.
+            # More than is kept, so that no secret is cut in two before it is found.
             said = said[: _KEPT + _LONGEST_LINE]
             more = hyphen == b"-"
             if not more:
@@ -261,15 +268,16 @@ class Connection(smtplib.SMTP):
         return said
 
     def hear(self, *, within: float | None = None) -> Reply:
-        """Read one reply; ``within`` so many seconds from now if that is sooner. Raises what ``getreply`` raises."""
+        """Read one reply, within ``within`` seconds from now if that is sooner. Raises the errors of ``getreply``."""
         if within is not None:
             self._due = min(self._due, time.monotonic() + within)
         return Reply.parse(*self.getreply())
 
     def hear_verdict(self) -> Reply:
-        """Read the reply to a final dot. Its code is what counts: where the rest of it is lost, endless or no text, the
-        three digits at its beginning are the reply, and the connection is closed. Raises what ``hear`` raises for what
-        does not begin so.
+        """Read the reply to a final dot.
+
+        Only its code matters. Where the rest is lost, endless or not text, the three digits at the beginning are the
+        reply, and the connection is closed. Raises the errors of ``hear`` when there are no such digits.
         """
         try:
             return self.hear()
@@ -282,7 +290,7 @@ class Connection(smtplib.SMTP):
             return Reply(code=int(code))
 
     def has_spoken(self) -> bool:
-        """Whether anything is there that was not read yet, the connection's end included."""
+        """Return whether unread octets are there, or the end of the connection."""
         if self.sock is None or self._received:
             return True
         if self._receive_within(0) is None:
@@ -291,10 +299,10 @@ class Connection(smtplib.SMTP):
         return True
 
     def _receive_within(self, seconds: float) -> bytes | None:
-        """Read what is there within so many seconds; 0 does not wait.
+        """Read the octets that arrive within ``seconds``; 0 does not wait.
 
-        Return empty bytes at the end of the connection, which the next read finds again, and None for nothing. The
-        socket itself keeps the time: poll() is missing on Windows, and select() takes no high descriptors.
+        Return empty bytes at the end of the connection, which the next read finds again, and None when nothing arrives.
+        The socket itself limits the time: poll() is missing on Windows, and select() accepts no high descriptors.
         """
         sock = self._live_socket
         if seconds or self._waits:
@@ -302,14 +310,14 @@ class Connection(smtplib.SMTP):
         try:
             came = sock.recv(_LONGEST_LINE)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-            return None  # under TLS octets may have come that are not for us, such as a ticket
+            return None  # with TLS the octets may belong to the protocol itself, such as a ticket
         except OSError:
             return b""
         self._received += came
         return came
 
     def close(self) -> None:
-        """Close the connection, and forget what came over it."""
+        """Close the connection, and discard the octets that were not read."""
         self._received.clear()
         super().close()
 
@@ -334,17 +342,17 @@ class Connection(smtplib.SMTP):
         self._wait(sock, left)
         came = sock.recv(_LONGEST_LINE)
         if not came:
-            # Half a line is no reply: '250' may have been the beginning of '250-'.
+            # Half a line is not a reply: '250' may have been the beginning of '250-'.
             raise Malformed if self._received else smtplib.SMTPServerDisconnected("closed")
         self._received += came
 
     def _wait(self, sock: socket.socket, seconds: float) -> None:
-        """Have our socket wait for so long; 0 does not wait."""
+        """Set the socket's timeout to ``seconds``; 0 does not wait."""
         sock.settimeout(seconds)
         self._waits = seconds > 0
 
     def start_clock(self) -> None:
-        """Give what is waited for next the whole of its time."""
+        """Give the next reply its full time, from now."""
         self._due = time.monotonic() + self.timeout
 
     @property

@@ -1,16 +1,16 @@
-"""What can go wrong in the dialogue, one class per kind.
+"""The errors of the dialogue, one class per kind.
 
-``SMTPFailure`` is a ``smtplib.SMTPException``, so that code written for Django's own backend catches it too.
+``SMTPFailure`` is a ``smtplib.SMTPException``, so code written for Django's own backend catches it too.
 
 ``SMTPFailure``
     ``Refused``          the server answered with 4yz or 5yz
-    ``PoolBusy``         no session became free in time; nothing was asked of the server
-    ``NoToken``          there is no token to log in with; nothing was asked of the server
+    ``PoolBusy``         no session became free in time; nothing was sent to the server
+    ``NoToken``          there is no token to log in with; nothing was sent to the server
     ``CannotConnect``    no connection, or none in time
-    ``TLSFailed``        the connection could not be made secure
-    ``NotOffered``       the server lacks something this relay's settings ask for
+    ``TLSFailed``        the TLS connection could not be set up
+    ``NotOffered``       the server lacks a feature that this relay's settings ask for
     ``ConnectionLost``   the connection ended, or fell silent, in the middle
-    ``OutOfStep``        the same, where a group of commands was not answered one by one; says nothing of the mail
+    ``OutOfStep``        the same, where a group of commands was not answered one by one; says nothing about the mail
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .replies import Phase, Reply
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of a server before it failed."""
+    """The observations of a server before its failure."""
 
-    #: What it said first, as it came; may not be SMTP.
+    #: Its first octets, unchanged; they may not be SMTP.
     first_words: bytes = field(default=b"", repr=False)
-    #: The name by which we introduced ourselves.
+    #: The name that was sent in EHLO.
     ehlo_name: str = ""
     #: The lines of its reply to EHLO, such as 'AUTH PLAIN LOGIN'.
     capabilities: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Seen:
 class SMTPFailure(smtplib.SMTPException):
     """The SMTP dialogue failed."""
 
-    #: What a connection test adds, for its advice.
+    #: Set by a connection test, for its advice.
     seen = Seen()
 
     def __init__(self, phase: Phase, detail: str = "", reply: Reply | None = None) -> None:
@@ -44,17 +44,17 @@ class SMTPFailure(smtplib.SMTPException):
         self.phase = phase
         self.detail = detail
         self.reply = reply
-        #: What was said of each recipient before, in their order.
+        #: The replies to the recipients before the failure, in order.
         self.answered: dict[str, Reply] = {}
 
     @property
     def is_silence(self) -> bool:
-        """Whether the time was over before there was an answer."""
+        """Whether the timeout passed before there was an answer."""
         return isinstance(self.__cause__, TimeoutError)
 
     @property
     def code(self) -> int | None:
-        """The server's reply code, if a reply decided it."""
+        """The server's reply code, if the cause is a reply."""
         return self.reply.code if self.reply else None
 
     def __str__(self) -> str:
@@ -75,15 +75,15 @@ class NoToken(SMTPFailure):
 
 
 class CannotConnect(SMTPFailure):
-    """No connection to the server."""
+    """No connection to the server could be opened."""
 
 
 class TLSFailed(SMTPFailure):
-    """The connection could not be made secure."""
+    """The TLS connection could not be set up."""
 
 
 class NotOffered(SMTPFailure):
-    """The server does not offer what the settings ask for."""
+    """The server does not offer a feature that the settings require."""
 
 
 class ConnectionLost(SMTPFailure):
@@ -91,4 +91,4 @@ class ConnectionLost(SMTPFailure):
 
 
 class OutOfStep(ConnectionLost):
-    """The server did not answer what was said to it at once one by one."""
+    """The server did not answer a group of commands one by one."""

@@ -1,4 +1,4 @@
-"""The interface between SMTP sessions and what measures them."""
+"""The interface between SMTP sessions and their metrics."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from .relay import Relay
 
 
 class SessionObserver:
-    """Does nothing. No method may raise, or take long: mail is under way. Times are seconds."""
+    """An observer that does nothing. Methods must not raise or take long: mail is being sent. Times are in seconds."""
 
     def opened(self, relay: Relay, seconds: float, *, succeeded: bool) -> None:
-        """A session was opened, or could not be, with all its tries."""
+        """Called after a session was opened or could not be opened; ``seconds`` includes all tries."""
 
     def transacted(self, relay: Relay, seconds: float) -> None:
-        """A transaction has come from MAIL to the reply after the final dot."""
+        """Called after a transaction; ``seconds`` is the time from MAIL to the reply to the final dot."""
 
     def holds(self, *, idle: int, lent: int) -> None:
-        """So many sessions are in the pool now; those being opened or closed count as lent."""
+        """Called with the number of sessions in the pool; sessions that are being opened or closed count as lent."""

@@ -1,4 +1,4 @@
-"""From nothing to a session that may say MAIL: connect, secure, log in."""
+"""Opening a session: connect, secure, log in. Afterwards the session is ready for MAIL."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .replies import Phase, Reply
 
 @with_secrets
 def open_connection(relay: Relay, *, heard: Callable[[], object] | None = None) -> Connection:
-    """Connect, secure, authenticate. ``heard`` is called after each step that the server has answered.
+    """Connect, secure and authenticate. ``heard`` is called after each step that the server has answered.
 
     Raises ``NoToken``, ``CannotConnect``, ``TLSFailed``, ``NotOffered``, ``Refused`` or ``ConnectionLost``; the
-    connection is closed then.
+    connection is then closed.
     """
     smtp = unconnected(relay)
     for _ in steps(smtp, relay):
@@ -31,7 +31,7 @@ def open_connection(relay: Relay, *, heard: Callable[[], object] | None = None) 
 
 @with_secrets
 def unconnected(relay: Relay) -> Connection:
-    """What ``steps`` begins with."""
+    """Return a connection for ``relay`` that is not connected yet, for ``steps``."""
     return Connection(
         timeout=relay.timeout,
         local_hostname=naming.NAMELESS,
@@ -41,13 +41,13 @@ def unconnected(relay: Relay) -> Connection:
 
 
 def steps(smtp: Connection, relay: Relay, *, connect_within: float | None = None) -> Iterator[Phase]:
-    """Do what ``open_connection`` does step by step, and give out the phase of each step once it is done.
+    """Do the steps of ``open_connection``, and yield the phase of each step after it.
 
-    Connecting has ``connect_within`` seconds, by default the relay's timeout.
+    Connecting has ``connect_within`` seconds, by default the relay's timeout. Raises the errors of ``open_connection``.
     """
-    # Before the server is called: it should not have to wait for others, such as a resolver.
+    # Before connecting: the server should not wait for other services, such as a token endpoint or a resolver.
     token = relay.tokens.current() if relay.tokens is not None else ""
-    if token:  # a server may give back what it was told on a connection before
+    if token:  # a server may return a token that it received on an earlier connection
         smtp.conceal(
             token.encode(), said=auth.said_of_token(relay.username, token, host=bare(relay.host), port=relay.port)
         )
@@ -71,7 +71,7 @@ def steps(smtp: Connection, relay: Relay, *, connect_within: float | None = None
         smtp.close()
         cause = lost.__cause__
         if isinstance(cause, ssl.SSLError) and tls.is_alert(cause):
-            # TLS 1.3 tells of what is wrong with the handshake only once something is read (RFC 8446 §4.4.2.4).
+            # TLS 1.3 reports a failed handshake only when something is read (RFC 8446 §4.4.2.4).
             raise TLSFailed(lost.phase, tls.words(cause)) from cause
         raise
     except BaseException:
@@ -90,10 +90,10 @@ def _connect(smtp: Connection, relay: Relay, within: float | None) -> None:
             if smtp.sock is not None:
                 raise  # there was a connection, and it was lost
             if isinstance(error, TimeoutError):
-                raise CannotConnect(Phase.CONNECT, f"no answer within {smtp.timeout:g} s") from error
+                raise CannotConnect(Phase.CONNECT, f"the server did not answer within {smtp.timeout:g} s") from error
             raise CannotConnect(Phase.CONNECT, error.strerror or type(error).__name__) from error
         except (ValueError, OverflowError) as error:
-            raise CannotConnect(Phase.CONNECT, "the host or the port cannot be right") from error
+            raise CannotConnect(Phase.CONNECT, "the host or the port is not valid") from error
     if smtp.sock is not None:
         smtp.local_hostname = naming.name_for(smtp.sock, wanted=relay.ehlo_name)
 
@@ -108,24 +108,28 @@ def _be_greeted(smtp: Connection) -> None:
 
 
 def _ehlo(smtp: Connection) -> Reply | None:
-    """Introduce ourselves; return why EHLO was refused where HELO had to do, which offers nothing."""
+    """Send EHLO, or HELO if EHLO is refused.
+
+    Return the refusal of EHLO when HELO was accepted instead, which offers no extensions; otherwise None. Raises
+    ``Refused``.
+    """
     refused = None
     with smtp.during(Phase.EHLO):
         reply = Reply.parse(*smtp.ehlo())
-        if reply.permanent:  # a server that knows no EHLO (RFC 5321 §3.2), or does not like the name
+        if reply.permanent:  # a server that does not know EHLO (RFC 5321 §3.2), or refuses the name
             refused, reply = reply, Reply.parse(*smtp.helo())
     if reply.positive:
         return refused
-    # Of two refusals the one that says more than that the command is not known.
+    # If HELO is only an unknown command, the refusal of EHLO says more.
     raise Refused(Phase.EHLO, "", refused if refused is not None and reply.code in _UNKNOWN_COMMAND else reply)
 
 
-#: Replies to a command that is not known, or not now.
+#: Replies to a command that is unknown, or not allowed now.
 _UNKNOWN_COMMAND = frozenset({500, 502, 503})
 
 
 def _not_offered(phase: Phase, detail: str, unknown: Reply | None) -> NotOffered | Refused:
-    """What to raise for lack of an offer: a server that has refused EHLO for a reason of its own could make none."""
+    """Return the error for a missing extension. A server that has refused EHLO for another reason could offer none."""
     if unknown is not None and unknown.code not in _UNKNOWN_COMMAND:
         return Refused(Phase.EHLO, "", unknown)
     return NotOffered(phase, detail)
@@ -133,13 +137,13 @@ def _not_offered(phase: Phase, detail: str, unknown: Reply | None) -> NotOffered
 
 def _starttls(smtp: Connection, relay: Relay, unknown: Reply | None) -> None:
     if not smtp.has_extn("starttls"):
-        # Never go on in the clear: the offer may have been stripped on the way (RFC 3207 §6).
+        # Never continue in the clear: an attacker may have removed the offer (RFC 3207 §6).
         raise _not_offered(Phase.STARTTLS, "the server does not offer STARTTLS", unknown)
     context = tls.client_context(relay, Phase.STARTTLS)
     with smtp.during(Phase.STARTTLS):
         reply = Reply.parse(*smtp.docmd("STARTTLS"))
         if reply.code != 220:
-            # Whatever it says, nothing is encrypted.
+            # Whatever the reply is, nothing is encrypted.
             raise Refused(Phase.STARTTLS, "", reply)
         try:
             smtp.secure(context, relay.host)
@@ -148,18 +152,18 @@ def _starttls(smtp: Connection, relay: Relay, unknown: Reply | None) -> None:
 
 
 def _authenticate(smtp: Connection, relay: Relay, token: str, unknown: Reply | None) -> None:
-    """Log in by the first mechanism that lets us in. Which of them are tried is said by ``auth.another_may_do``."""
+    """Log in by the first mechanism that the server accepts. ``auth.another_may_do`` decides which are tried."""
     offered = smtp.esmtp_features.get("auth", "")
     known = auth.mechanisms(offered, encrypted=bool(smtp.tls_version), by_token=relay.tokens is not None)
     if not known:
-        words = "by an OAuth token" if relay.tokens is not None else "that is known here"
-        raise _not_offered(Phase.AUTH, f"the server offers no way to log in {words}", unknown)
+        secret = "an OAuth token" if relay.tokens is not None else "a password"
+        raise _not_offered(Phase.AUTH, f"the server offers no known login mechanism for {secret}", unknown)
     tokens, refusals = relay.tokens, list[Reply]()
     for mechanism in known:
         try:
             reply = _log_in(smtp, relay, mechanism, token)
             if reply.code == 535 and tokens is not None:
-                # It may have been revoked before its time. Once, whatever the other one's fate.
+                # The token may have been revoked before its expiry. Try another one once, whatever the result.
                 another, tokens = tokens.another(token), None
                 if another is not None:
                     token = another
@@ -167,7 +171,7 @@ def _authenticate(smtp: Connection, relay: Relay, token: str, unknown: Reply | N
         except ConnectionLost as lost:
             if not refusals:
                 raise
-            # It was closed because of what was refused, as far as one can tell.
+            # The server probably closed the connection because of the refusals.
             raise Refused(Phase.AUTH, "", auth.most_informative(refusals)) from lost
         if auth.is_in(reply):
             smtp.mechanism = mechanism

@@ -21,24 +21,24 @@ from .relay import Relay
 from .replies import Phase
 from .session import QUIT_TIMEOUT, Session
 
-#: Seconds for which a server is not asked for more sessions than it has let us have, or had us do with.
+#: Seconds for which a server is not asked for more sessions than it allowed, or than the pool reduced itself to.
 _ALLOWED_FOR = 60.0
 
-#: The same where it did not answer at all: it may just be starting.
+#: The same, in seconds, where the server did not answer: it may just be starting.
 _ALLOWED_UNSAID_FOR = 1.0
 
-#: Seconds after the longest idle time until somebody looks.
+#: Seconds between the longest idle time and the check for idle sessions.
 _TIDY_AFTER = 0.1
 
 
 @dataclass(kw_only=True, slots=True)
 class Limits:
-    """How long a session lives: ``idle`` and ``age`` in seconds; ``tries`` is how often opening one is tried.
+    """The limits of sessions: ``idle`` and ``age`` in seconds; ``tries`` is how many times opening one is tried.
 
-    Opening is tried again only when the network, not the server's word, was in the way. ``size`` is how many sessions
-    with one relay may be open in this process, those lent included; a relay's own ``max_connections`` may be fewer.
+    Opening is tried again only when the network failed, not when the server refused. ``size`` is the maximum number of
+    sessions with one relay in this process, lent ones included; a relay's own ``max_connections`` may be lower.
 
-    They are made anew twice a mail, which takes several times as long where they are frozen.
+    The class is not frozen: it is made twice for each mail, and making a frozen one takes several times as long.
     """
 
     idle: float
@@ -66,9 +66,10 @@ class _Loan:
 
 
 class _Sessions:
-    """Those with one relay: the ``idle`` ones, and how many are ``lent``: used, being opened or being closed.
+    """The sessions with one relay: the ``idle`` ones, and the number ``lent``: in use, being opened or being closed.
 
-    Its server has let us have ``allowed``, or we do with so many, until ``allowed_until`` by ``time.monotonic()``.
+    Until ``allowed_until`` by ``time.monotonic()``, at most ``allowed`` sessions are open, because the server allows no
+    more or the pool has reduced them.
     """
 
     __slots__ = ("allowed", "allowed_until", "idle", "lent")
@@ -79,7 +80,7 @@ class _Sessions:
         self.allowed_until = 0.0
 
     def most(self, relay: Relay, limits: Limits) -> int:
-        """How many there may be."""
+        """Return the maximum number of sessions."""
         most = limits.size
         if relay.max_connections is not None and relay.max_connections < most:
             most = relay.max_connections
@@ -89,11 +90,11 @@ class _Sessions:
 
 
 class Pool:
-    """Lends sessions; ``limits`` and ``observer`` are asked for whenever they matter; ``memory`` knows the servers.
-    Threads may share it.
+    """A pool that lends sessions. Threads may share it.
 
-    All state is ``_sessions`` and ``_awaited``, by relay, and ``_tidying``, the timer that looks for what has been idle
-    for too long. It is changed under the ``_lock`` of ``_changed``, while connecting and closing happen outside it.
+    ``limits`` and ``observer`` are called each time they are needed; ``memory`` knows the servers. All state is
+    ``_sessions`` and ``_awaited``, by relay, and ``_tidying``, the timer that closes sessions that have been idle for
+    too long. The state is changed under the ``_lock`` of ``_changed``; connecting and closing happen outside it.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Pool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._sessions: defaultdict[Relay, _Sessions] = defaultdict(_Sessions)
-        # How many wait for one that is lent.
+        # How many threads wait for a lent session.
         self._awaited: Counter[Relay] = Counter()
         self._tidying: threading.Timer | None = None
         forget = weakref.WeakMethod(self._forget_inherited)
@@ -128,11 +129,11 @@ class Pool:
     ) -> _Loan:
         """Lend a session for ``relay``: an idle one that still looks alive, else (or when ``fresh``) a new one.
 
-        It comes back when it is idle at the end of the block, stays lent when its next transaction has been begun ahead
-        (see ``still_lent``), and is closed otherwise. ``before_opening`` is called
-        before a new one is opened, and can prevent it by raising; ``heard`` after each answer of the server meanwhile.
-        Raises what that and ``Session.open`` raise, and
-        ``PoolBusy`` when for ``relay.timeout`` seconds all that may be open were lent.
+        At the end of the block, an idle session returns to the pool. A session with its next transaction begun ahead
+        stays lent (see ``still_lent``). Any other session is closed. ``before_opening`` is called before a new session
+        is opened, and can prevent this by raising. ``heard`` is called after each answer of the server meanwhile.
+        Raises the errors of ``before_opening`` and ``Session.open``, and ``PoolBusy`` when all allowed sessions were
+        lent for ``relay.timeout`` seconds.
         """
         return _Loan(
             functools.partial(self._borrow, relay, fresh=fresh, before_opening=before_opening, heard=heard),
@@ -140,11 +141,11 @@ class Pool:
         )
 
     def still_lent(self, session: Session) -> _Loan:
-        """Give the context anew of a session on which the next transaction was begun ahead: it has stayed lent."""
+        """Return a new context for a session with its next transaction begun ahead: the session has stayed lent."""
         return _Loan(lambda: session, self._take_back)
 
     def has_expired(self, session: Session) -> bool:
-        """Whether the session is too old, too long unused, or has carried enough, by our limit or by its server's."""
+        """Return whether the session is too old, too long idle, or has sent enough, by our or the server's limits."""
         return self._has_expired(session, self._limits())
 
     def _has_expired(self, session: Session, limits: Limits) -> bool:
@@ -157,13 +158,13 @@ class Pool:
         )
 
     def is_awaited(self, relay: Relay) -> bool:
-        """Whether a session with it is waited for by others than those that have one."""
+        """Return whether a thread waits for a session with ``relay``."""
         return self._awaited[relay] > 0
 
     def reduce(self, relay: Relay) -> None:
-        """Do with half as many sessions for a while, at least one: the server limits how much mail it takes.
+        """Halve the number of sessions for a while, to at least one: the server limits how much mail it accepts.
 
-        All that are open come to such a limit at once, and what it refuses then may count as well.
+        All open sessions reach such a limit at once, and the mail that is refused then may count as well.
         """
         with self._lock:
             ours = self._sessions[relay]
@@ -171,11 +172,11 @@ class Pool:
             ours.allowed_until = time.monotonic() + _ALLOWED_FOR
 
     def discard(self, relay: Relay) -> None:
-        """Say QUIT on the idle sessions with ``relay``."""
+        """Send QUIT on the idle sessions with ``relay``."""
         self._leave(lambda session: session.relay == relay)
 
     def close(self) -> None:
-        """Say QUIT on every idle session."""
+        """Send QUIT on every idle session."""
         with self._lock:
             if self._tidying is not None:
                 self._tidying.cancel()
@@ -212,8 +213,9 @@ class Pool:
                     raise
 
     def _is_one_too_many(self, relay: Relay, failure: SMTPFailure) -> bool:
-        """Whether a session could not be opened beside others that are open: the server lets us have no more, and one
-        of them is waited for. That is remembered for a while.
+        """Return whether a session could not be opened because the server allows no more beside the open ones.
+
+        The caller then waits for one of these. The number of sessions is remembered for a while.
         """
         if failure.reply is not None and failure.reply.permanent:
             return False
@@ -226,7 +228,7 @@ class Pool:
         return others > 0
 
     def _take_back(self, session: Session) -> None:
-        """Keep a session that was lent, or end it; unless its next transaction was begun, see ``still_lent``."""
+        """Keep a session that was lent, or end it; except when its next transaction was begun, see ``still_lent``."""
         if session.has_said_ahead:
             return
         kept = None
@@ -241,7 +243,10 @@ class Pool:
             self._release(session.relay, kept)
 
     def _reserve(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
-        """Count one more as lent, as soon as there may be one more; take an idle session as ``_take`` does."""
+        """Count one more session as lent, as soon as one more is allowed; take an idle session as ``_take`` does.
+
+        Raises ``PoolBusy`` after ``relay.timeout`` seconds.
+        """
         with self._lock:
             ours = self._with_room(relay, limits)
             if ours is None:
@@ -258,30 +263,30 @@ class Pool:
             return idle
 
     def _with_room(self, relay: Relay, limits: Limits) -> _Sessions | None:
-        """Those with it, if there may be one more. Holds the lock."""
+        """Return the sessions with ``relay`` if one more is allowed. The caller holds the lock."""
         ours = self._sessions[relay]
         return ours if ours.lent < ours.most(relay, limits) else None
 
     def _release(self, relay: Relay, session: Session | None = None) -> None:
-        """Count one less as lent, and keep ``session`` if there is one."""
+        """Count one session less as lent, and keep ``session`` if it is given."""
         with self._lock:
             ours = self._sessions[relay]
-            ours.lent = max(0, ours.lent - 1)  # in a child that was forked meanwhile nothing counts as lent
+            ours.lent = max(0, ours.lent - 1)  # in a child that was forked meanwhile no session counts as lent
             if session is not None:
                 ours.idle.append(session)
                 self._tidy_later()
             elif not (ours.lent or ours.idle or ours.allowed):
-                del self._sessions[relay]  # it may be one that was replaced
+                del self._sessions[relay]  # the relay may have been replaced
             self._report_size()
             self._changed.notify_all()
 
     def most(self, relay: Relay) -> int:
-        """How many sessions with it may be open, by our limits and by what its server has let us have lately."""
+        """Return how many sessions with ``relay`` may be open, by our limits and by its server's recent ones."""
         with self._lock:
             return self._sessions[relay].most(relay, self._limits())
 
     def _report_size(self) -> None:
-        """Tell the observer how many sessions there are. Holds the lock."""
+        """Report the number of sessions to the observer. The caller holds the lock."""
         idle = lent = 0
         for ours in self._sessions.values():
             idle += len(ours.idle)
@@ -289,16 +294,19 @@ class Pool:
         self._observer().holds(idle=idle, lent=lent)
 
     def _take(self, relay: Relay, limits: Limits, *, only_a_surplus: bool) -> Session | None:
-        """Take an idle session, the one used last, out of the pool; or only if there are too many. Holds the lock."""
+        """Take the idle session that was used last out of the pool, or None.
+
+        With ``only_a_surplus``, take one only if there are too many sessions. The caller holds the lock.
+        """
         ours = self._sessions[relay]
         if not ours.idle or (only_a_surplus and len(ours.idle) + ours.lent <= ours.most(relay, limits)):
             return None
         return ours.idle.pop()
 
     def _leave(self, unwanted: Callable[[Session], bool]) -> None:
-        """Say QUIT on all idle sessions of a kind; they count as lent until they are closed.
+        """Send QUIT on all ``unwanted`` idle sessions; they count as lent until they are closed.
 
-        In all it takes no longer than one of them may take: their server may be the one that died.
+        The total time is limited to the time of one QUIT: their server may be down.
         """
         with self._lock:
             left = [session for ours in self._sessions.values() for session in ours.idle if unwanted(session)]
@@ -318,7 +326,7 @@ class Pool:
                 self._release(session.relay)
 
     def _tidy_later(self) -> None:
-        """Look again when what is idle now has been so for too long: no mail may come to do it. Holds the lock."""
+        """Start the timer that closes idle sessions, because no mail may arrive to do it. The caller holds the lock."""
         if self._tidying is None:
             self._tidying = threading.Timer(self._limits().idle + _TIDY_AFTER, self._tidy)
             self._tidying.daemon = True
@@ -335,7 +343,7 @@ class Pool:
     def _open(self, relay: Relay, heard: Callable[[], object] | None) -> Session:
         opening = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((CannotConnect, ConnectionLost)),
-            # Not again after silence for the whole timeout: it would hold up a worker twice as long.
+            # No retry after silence for the whole timeout: it would delay a worker twice as long.
             stop=tenacity.stop_after_attempt(self._limits().tries) | tenacity.stop_after_delay(relay.timeout),
             wait=tenacity.wait_random(0.05, 0.3),
             reraise=True,
@@ -350,13 +358,13 @@ class Pool:
         return session
 
     def _forget_inherited(self) -> None:
-        """Runs in the child of a fork: the sessions are the parent's, and so may be whoever holds the lock.
+        """Forget all sessions in the child of a fork: they are the parent's, and a parent's thread may hold the lock.
 
-        Closing them closes this process's descriptors alone and says nothing to the server.
+        Closing them closes only this process's descriptors and sends nothing to the server.
         """
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._tidying = None  # a fork takes no thread along
+        self._tidying = None  # a fork copies no other threads
         for ours in self._sessions.values():
             for session in ours.idle:
                 session.close()

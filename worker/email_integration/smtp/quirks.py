@@ -1,4 +1,4 @@
-"""What a server does otherwise than it says: found out in the dialogue, remembered for the sessions after it."""
+"""Deviations of servers from their announcements, found in the dialogue and remembered for later sessions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .relay import Relay
 
 
 class Pipelining(StrEnum):
-    """How many commands may be under way to a server that offers PIPELINING (RFC 2920)."""
+    """How many commands may be sent before their replies to a server that offers PIPELINING (RFC 2920)."""
 
-    #: Those of a transaction in groups, the first one along with the final dot before.
+    #: The commands of a transaction in groups; the first group together with the final dot before it.
     FULL = "full"
-    #: Those of a transaction in groups, and nothing along with a final dot.
+    #: The commands of a transaction in groups, and nothing together with a final dot.
     GROUPS = "groups"
     #: One.
     NONE = "none"
@@ -24,8 +24,10 @@ class Pipelining(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Quirks:
-    """What is known of a server. ``mails`` is how many one session carries, ``recipients`` how many a transaction has
-    at most; None for as many as there are.
+    """The known deviations of a server.
+
+    ``mails`` is the maximum number of mails in one session, ``recipients`` the maximum number of recipients in one
+    transaction; None means no limit.
     """
 
     pipelining: Pipelining = Pipelining.FULL
@@ -34,55 +36,56 @@ class Quirks:
 
 
 class Memory:
-    """Where quirks are kept between sessions. This one knows nothing and forgets all but what is suspected.
+    """The storage of quirks between sessions. This base class stores none, except suspicions.
 
-    What only seems so is tried by the next session: it is learned if that begins a transaction, and else it was
-    something else. A suspicion is this process's alone; threads may share it.
+    A suspicion is tried by the next session. If that session begins a transaction, the suspicion is confirmed and
+    learned; otherwise the cause was something else. Suspicions are known only to this process. Threads may share a
+    memory.
     """
 
     def __init__(self) -> None:
         self._suspected: dict[Relay, dict[str, Any]] = {}
-        # After how many mails a session with it came to a limit last.
+        # The number of mails after which the last session with the relay reached a limit.
         self._ended_after: dict[Relay, int] = {}
         self._lock = threading.Lock()
 
     def recall(self, relay: Relay) -> Quirks:
-        """What is known of ``relay``. Never raises."""
+        """Return the known quirks of ``relay``. Never raises."""
         return Quirks()
 
     def learn(self, relay: Relay, **changes: Any) -> None:
-        """``relay`` was found to be so; of whatever else is known nothing changes. Never raises."""
+        """Store these ``changes`` to the quirks of ``relay``; its other quirks stay. Never raises."""
 
     def suspect(self, relay: Relay, **changes: Any) -> None:
-        """Have the next session try whether these of its quirks are otherwise."""
+        """Make the next session try these changes to the quirks."""
         with self._lock:
             self._suspected[relay] = {**self._suspected.get(relay, {}), **changes}
 
     def ended_after(self, relay: Relay, mails: int) -> bool:
-        """A session came to a limit after so many mails; whether the one before did after as many."""
+        """Note that a session reached a limit after this many mails; return whether the one before it did so too."""
         with self._lock:
             before, self._ended_after[relay] = self._ended_after.get(relay), mails
         return before == mails
 
     def suspicion(self, relay: Relay) -> Mapping[str, Any]:
-        """What the session that is being opened is to try, which is handed out once; empty for nothing."""
+        """Return the changes that the session now being opened must try, and clear them; empty for none."""
         with self._lock:
             return self._suspected.pop(relay, {})
 
 
 class Acquaintance:
-    """What one session goes by: what is known of its server, and what it tries."""
+    """The quirks of one session: those known of its server, and those that the session tries."""
 
     def __init__(self, relay: Relay, memory: Memory) -> None:
         self._relay = relay
         self._memory = memory
         self._known = memory.recall(relay)
         self._tried = dict(memory.suspicion(relay))
-        #: What to go by now.
+        #: The quirks that apply now.
         self.quirks = replace(self._known, **self._tried)
 
     def learn(self, **changes: Any) -> None:
-        """The server has shown it; said once."""
+        """Store quirks that the server has shown, if they are new."""
         known = replace(self._known, **changes)
         if known != self._known:
             self._known = known
@@ -90,23 +93,25 @@ class Acquaintance:
             self._memory.learn(self._relay, **changes)
 
     def suspect(self, **changes: Any) -> None:
-        """It may be so: the next session tries."""
+        """Make the next session try quirks that the server may have."""
         if replace(self.quirks, **changes) != self.quirks:
             self._memory.suspect(self._relay, **changes)
 
     def ended_after(self, mails: int) -> None:
-        """A session came to a limit after so many mails: its own if the one before did too, else one of another kind,
-        such as of mails by time.
+        """Note that a session reached a limit after this many mails.
+
+        If the session before reached the same limit, it is a limit of sessions. Otherwise it is a limit of another
+        kind, such as mails in a period of time.
         """
         if self._memory.ended_after(self._relay, mails):
             self.learn(mails=mails)
 
     def forget_tried(self) -> None:
-        """What this session tries has not helped."""
+        """Drop the quirks that this session tries: they have not helped."""
         self._tried, self.quirks = {}, self._known
 
     def confirm(self) -> None:
-        """What this session tries has worked."""
+        """Learn the quirks that this session tries: they have worked."""
         if self._tried:
             tried, self._tried = self._tried, {}
             self.learn(**tried)

@@ -1,4 +1,4 @@
-"""Where to send (relay) and what to send to whom (envelope)."""
+"""The server to send to (relay), and the sender and recipients of a mail (envelope)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Protocol
 
 
 class TokenSource(Protocol):
-    """Where the access tokens of one account come from (OAuth 2.0). Both methods raise ``NoToken``."""
+    """The source of the access tokens of one account (OAuth 2.0). Both methods raise ``NoToken``."""
 
     def current(self) -> str:
-        """The token to log in with."""
+        """Return the token to log in with."""
 
     def another(self, refused: str = "") -> str | None:
-        """One that is not ``refused``, fetched anew unless somebody else has done so; None when there can be none."""
+        """Return a token other than ``refused``, a new one unless another process has fetched it; or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relay:
-    """The server we hand mail to.
+    """The server that mail is sent to.
 
     ``timeout`` is in seconds, for connecting and for every command up to DATA with its reply. ``from_email`` is the
-    sender of mail that names none. ``ca_certificates`` is PEM: the only authorities to trust for this relay; '' for the
-    system's. ``ehlo_name`` is what this machine calls itself in EHLO; '' for a name of its own. Two relays are equal
-    when every setting is, which is what a session is reused by; ``version`` is any word that tells apart what is
-    otherwise equal. With ``tokens`` one logs in by them instead of a password; they come and go, so that they make no
-    other relay.
+    sender of mail without one. ``ca_certificates`` is PEM: the only authorities to trust for this relay; '' for the
+    system's. ``ehlo_name`` is the name of this machine in EHLO; '' for the automatic one. Two relays are equal when
+    every setting is equal, and only an equal relay reuses a session. ``version`` is any text that distinguishes relays
+    with otherwise equal settings. With ``tokens`` the login uses OAuth tokens instead of a password; tokens change, so
+    they are not compared.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Relay:
     tokens: TokenSource | None = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
-        # Of a few settings: it is asked for often, and those that share these are compared anyway.
+        # A hash of only a few settings: it is computed often, and relays that share these settings are compared anyway.
         return hash((self.name, self.host, self.port, self.version))
 
     def __str__(self) -> str:
@@ -54,27 +54,29 @@ class Relay:
 
     @property
     def logs_in(self) -> bool:
-        """Whether there is enough to log in with: a user name without a password is not, as for Django's backend."""
+        """Whether the login data is complete; a user name without a password is not, as in Django's backend."""
         return bool(self.username and (self.password or self.tokens is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """Sender and recipients as MAIL and RCPT carry them (RFC 5321 §2.3.1)."""
+    """Sender and recipients as in MAIL and RCPT (RFC 5321 §2.3.1)."""
 
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
 
     @property
     def needs_smtputf8(self) -> bool:
-        """Whether an address is beyond ASCII, which only a server with SMTPUTF8 takes (RFC 6531)."""
+        """Whether an address is beyond ASCII, which only a server with SMTPUTF8 accepts (RFC 6531)."""
         return not "".join((self.sender, *self.recipients)).isascii()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What MAIL, RCPT and DATA say of a mail: its envelope, how many octets its content has (RFC 1870), and whether one
-    of them is beyond ASCII (RFC 6152).
+    """The facts of a mail for MAIL, RCPT and DATA.
+
+    ``size`` is the number of octets of its content (RFC 1870), and ``eight_bit`` is whether one of them is beyond ASCII
+    (RFC 6152).
     """
 
     envelope: Envelope

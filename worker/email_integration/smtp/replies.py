@@ -1,4 +1,4 @@
-"""What a server answers (RFC 5321 §4.2, RFC 3463), and where in the dialogue."""
+"""The replies of a server (RFC 5321 §4.2, RFC 3463), and the phases of the dialogue."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-#: Characters of a reply that are kept: what people read, and what is recognised, stands in the first of them.
+#: Maximum length of a reply's text, in characters. People, and the recognition of causes, need no more.
 LONGEST_TEXT = 2000
 
-#: What has no place in a text: no database column takes a NUL, no terminal should obey a server.
+#: Characters that are removed from a text: no database column accepts a NUL, and no terminal should obey a server.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TOO_MANY = re.compile(r"\btoo many (rcpts?|recipients?)\b", re.I)
-#: Recipients are counted by time or by account as well, which has nothing to do with a transaction.
+#: Limits of recipients per time or per account have nothing to do with a transaction.
 _OF_THE_ACCOUNT = re.compile(
     r"\b(per|this|an?|each|every|last) (second|minute|hour|day|month)\b|\b(hourly|daily|monthly)\b|\bth(is|e) sender\b",
     re.I,
 )
-#: Some servers put a '#' before it, or a colon behind it.
+#: Some servers put a '#' before it, or a colon after it.
 _ENHANCED = re.compile(r"#?([245]\.\d{1,3}\.\d{1,3})[:;,]?(?:\s|$)")
 
 
 class Phase(StrEnum):
-    """How far the dialogue had come."""
+    """A phase of the dialogue."""
 
     CONNECT = "connect"
     GREETING = "greeting"
@@ -38,7 +38,7 @@ class Phase(StrEnum):
 
     @property
     def before_mail(self) -> bool:
-        """Whether the relay itself, rather than this mail, is being talked about."""
+        """Whether the phase concerns the relay itself rather than a mail."""
         return self in _BEFORE_MAIL
 
 
@@ -47,24 +47,26 @@ _BEFORE_MAIL = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.START
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One reply: the code, the enhanced status code when there is one, and the server's text (may hold addresses)."""
+    """One reply: the code, the enhanced status code if there is one, and the server's text (may contain addresses)."""
 
     code: int
     enhanced: str = ""
     text: str = field(default="", repr=False)
-    #: Whether it answers an OAuth token that was shown.
+    #: Whether it refuses an OAuth token.
     to_token: bool = False
 
     @staticmethod
     def parse(code: int, raw: bytes | str) -> Reply:
-        """Make a reply of what ``smtplib`` returns: ``LONGEST_TEXT`` characters of it, lines after the first among
-        them, and no control characters.
+        """Return the reply for a result of ``smtplib``.
+
+        Its text has at most ``LONGEST_TEXT`` characters, includes the lines after the first, and has no control
+        characters.
         """
         return _parsed(code, raw if isinstance(raw, str) else raw.decode("utf-8", "replace"))
 
     @property
     def positive(self) -> bool:
-        """Done; 3yz, which asks for more, is not."""
+        """Whether the command succeeded. 3yz, which asks for more, is not a success."""
         return 200 <= self.code < 300
 
     @property
@@ -73,13 +75,14 @@ class Reply:
 
     @property
     def is_out_of_turn(self) -> bool:
-        """Bad sequence of commands: the server was not where the client took it to be."""
+        """Whether it is 'bad sequence of commands': the server's state was not the one that the client assumed."""
         return self.code == 503
 
     @property
     def says_too_many_recipients(self) -> bool:
-        """Said of a recipient: the transaction has as many as it may have, and others may get the mail in another one
-        (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
+        """Whether the transaction has the maximum number of recipients, so others may get the mail in another one.
+
+        For a reply to RCPT (RFC 5321 §4.5.3.1.10, RFC 3463 §3.6).
         """
         if self.code < 400 or _OF_THE_ACCOUNT.search(self.text):
             return False
@@ -89,16 +92,16 @@ class Reply:
 
     @property
     def may_mean_too_many_recipients(self) -> bool:
-        """The same, or the code for it without a word of why."""
+        """Whether it is such a reply, or the code for it without a reason."""
         return self.says_too_many_recipients or (self.code == 452 and not self.enhanced)
 
     @property
     def short(self) -> str:
-        """The numbers alone, safe to show anywhere: '550 5.1.1'."""
+        """The numbers only, such as '550 5.1.1', which are safe to show everywhere."""
         return f"{self.code} {self.enhanced}".strip()
 
 
-#: What a server says to MAIL, RCPT and DATA is mostly the same for each mail.
+#: A server's replies to MAIL, RCPT and DATA are mostly the same for each mail.
 @functools.lru_cache(maxsize=64)
 def _parsed(code: int, text: str) -> Reply:
     text = text[:LONGEST_TEXT]

@@ -1,9 +1,9 @@
-"""One connection to a relay, from greeting to QUIT, with every verb said separately.
+"""One connection to a relay, from greeting to QUIT, with a separate method for each step.
 
-A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content, but for a small end), ``finish``
-(that end, the final dot and its reply). Up to the final dot the server has taken nothing: a process that loses the
-right to send it calls ``close``. ``finish`` can say what begins the next transaction along with the dot, which makes
-one round trip of two.
+A transaction is three calls: ``begin`` (MAIL, RCPT, DATA), ``write`` (the content, except for a small end), ``finish``
+(that end, the final dot and its reply). Before the final dot the server has accepted nothing, so a process that loses
+the right to send the mail calls ``close``. ``finish`` can send the first commands of the next transaction together with
+the dot, which saves one of two round trips.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .relay import Opening, Relay
 from .replies import Phase, Reply
 from .transaction import Answers, Command, Started, commands
 
-#: How long, in seconds, a server may take to answer QUIT before the connection is simply closed.
+#: Maximum time, in seconds, to wait for the answer to QUIT before the connection is closed.
 QUIT_TIMEOUT = 2.0
 
-#: Commands in one group (RFC 2920). They and their replies fit into the buffers between us and the server: neither
-#: waits for the other to read.
+#: Maximum number of commands in one group (RFC 2920). They and their replies fit into the buffers between this process
+#: and the server, so neither waits for the other to read.
 _AT_ONCE = 100
 
 #: Seconds after which the reply to a final dot is late: the server is busy with the mail, not far away.
 _SLOW_DOT = 0.5
 
-#: After these to a final dot (the command is not known, or has come at the wrong time) a server may still be in its
+#: After these replies to a final dot (unknown command, or a command at the wrong time) a server may still be in its
 #: transaction.
 _STATE_UNKNOWN = frozenset({500, 502, 503, 504})
 
@@ -53,22 +53,22 @@ class Session:
         self.relay = relay
         self.server = Acquaintance(relay, memory or Memory())
         self._observer = observer or SessionObserver()
-        #: When MAIL was said last.
+        #: The time of the last MAIL.
         self._begun_at = 0.0
         self.opened_at = self.used_at = time.monotonic()
-        #: How many transactions were begun, and how many mails the server took.
+        #: How many transactions were begun, and how many mails the server accepted.
         self.transactions = self.carried = 0
         self._tls_version = connection.tls_version
         self._in_transaction = False
-        # What was said along with the last final dot, and not answered yet.
+        # The commands that were sent together with the last final dot, and are not answered yet.
         self._said_ahead: list[Command] = []
-        # The end of the content, which goes out along with the final dot.
+        # The end of the content, which is sent together with the final dot.
         self._held = b""
         # How long the reply to the last final dot took, in seconds.
         self._dot_took = 0.0
-        # Whether something said ahead was taken: what is refused then is refused for what it says.
+        # Whether commands sent ahead were accepted once: a later refusal is then meant for the commands themselves.
         self._heeds_ahead = False
-        # Called after each reply to what begins a transaction.
+        # Called after each reply to MAIL, RCPT and DATA.
         self._heard: Callable[[], object] | None = None
         self._smtp = connection
 
@@ -86,10 +86,10 @@ class Session:
         *,
         heard: Callable[[], object] | None = None,
     ) -> Session:
-        """Connect, secure, authenticate. ``memory`` knows the server, and learns; ``observer`` is called after each
-        transaction.
+        """Connect, secure and authenticate, and return the session.
 
-        ``heard`` is called after each answer of the server. Raises what ``open_connection`` raises.
+        ``memory`` holds the quirks of servers, and learns new ones; ``observer`` is called after each transaction;
+        ``heard`` is called after each answer of the server. Raises the errors of ``open_connection``.
         """
         return cls(relay, open_connection(relay, heard=heard), observer, memory)
 
@@ -102,21 +102,23 @@ class Session:
         before_saying: Callable[[], object] | None = None,
         heard: Callable[[], object] | None = None,
     ) -> Started:
-        """Say MAIL, RCPT for each recipient and, when at least one was taken, DATA; in one go where the server offers
-        PIPELINING (RFC 2920). What ``finish`` has said ahead is only listened for.
+        """Send MAIL, RCPT for each recipient and, when at least one was accepted, DATA; return the result.
 
-        A server that takes no more recipients is asked for no others; they are ``left``. ``before_saying`` is called
-        directly before MAIL, also when it is said once more, and can prevent it by raising; ``heard`` after each reply.
+        The commands are sent together where the server offers PIPELINING (RFC 2920). If ``finish`` has sent them ahead,
+        only their replies are read. When the server accepts no more recipients, the others are not sent, and are
+        returned as ``left``. ``before_saying`` is called directly before MAIL, also when MAIL is repeated, and can
+        prevent it by raising. ``heard`` is called after each reply.
 
-        Raises ``Refused`` for MAIL and DATA, and for a 421 to any; ``ConnectionLost`` for all, ``OutOfStep`` where the
-        replies may not be those to the commands; and ``NotOffered``, with nothing said yet, for addresses that need
-        SMTPUTF8 (RFC 6531). What ends amid the recipients has their replies so far. A refused recipient is no exception
-        but part of what is returned.
+        Raises ``Refused`` for a refused MAIL or DATA, and for a 421 to any command; ``ConnectionLost`` at any point;
+        ``OutOfStep`` where the replies may not belong to the commands; and ``NotOffered``, before anything is sent, for
+        addresses that need SMTPUTF8 (RFC 6531). An error between the recipients' replies holds those so far. A refused
+        recipient is not an exception, but part of the result. Raises ``ValueError`` when another transaction was sent
+        ahead.
         """
         said = commands(self._smtp, opening)
         if self._said_ahead and self._said_ahead != said:
             self.close()
-            raise ValueError("another transaction has been begun already")
+            raise ValueError("another transaction is already in progress")
         self._heard = heard
         was_ahead = bool(self._said_ahead)
         if not was_ahead:
@@ -129,12 +131,12 @@ class Session:
         answers = self._exchange(said)
         if was_ahead and answers.were_refused and (answers.mail_was_refused or not self._heeds_ahead):
             answers = self._repeat(said, answers, before_saying)
-        elif was_ahead and answers.somebody_was_accepted and answers.awaits_content:
+        elif was_ahead and answers.a_recipient_was_accepted and answers.awaits_content:
             self._heeds_ahead = True
         return self._started(opening.envelope.recipients, answers)
 
     def _repeat(self, said: Sequence[Command], heard: Answers, before_saying: Callable[[], object] | None) -> Answers:
-        """Say once more what was refused when it was said ahead: the server may have refused just that."""
+        """Repeat the commands that were refused when they were sent ahead: the server may have refused just that."""
         if not heard.mail_was_refused and heard.end is None and not heard.awaits_content:
             self._reset()
             self._in_transaction = True
@@ -151,10 +153,10 @@ class Session:
         return again
 
     def _started(self, recipients: Sequence[str], heard: Answers) -> Started:
-        """What the replies come to; raises what ``begin`` raises."""
+        """Return the result of the replies; raises the errors of ``begin``."""
         if heard.mail is not None and heard.mail_was_refused:
             self.server.forget_tried()
-            # There is no transaction then, and nothing to reset; unless the server went on as if there were one.
+            # There is no transaction to reset then; unless the server continued as if there were one.
             if all(reply.code >= 400 for reply in heard.all):
                 self._ended()
             else:
@@ -174,8 +176,8 @@ class Session:
             self.server.learn(recipients=heard.before_too_many)
         if heard.data is not None and heard.data.code == 354:
             if not accepted:
-                # RFC 2920 §3.1 would have us send a lone dot, which might send an empty mail to those whom the
-                # server thinks it has accepted. Closing sends none to anybody, and a decent server says no here.
+                # RFC 2920 §3.1 asks for a lone dot here, which might send an empty mail to recipients that the server
+                # believes it has accepted. Closing sends no mail, and a correct server refuses DATA here.
                 self.close()
         else:
             self._reset()
@@ -188,11 +190,11 @@ class Session:
 
     @with_secrets
     def write(self, content: bytes | Iterable[bytes]) -> None:
-        """Send the content, dot-stuffed, without the final dot; blocks of any size are sent as they come. A small end
-        of it, which of most mails is all of it, is kept for ``finish``.
+        """Send the content, dot-stuffed, without the final dot. Blocks may have any size, and are sent as they come.
 
-        Raises ``ConnectionLost``, ``Refused`` when the server did not wait for the end to say no, and whatever the
-        blocks raise; the session is closed then.
+        A small end of the content, which is all of it for most mails, is kept for ``finish``. Raises
+        ``ConnectionLost``, ``Refused`` when the server refuses before the end, and the errors of the blocks; the
+        session is then closed.
         """
         held = b""
         try:
@@ -209,13 +211,13 @@ class Session:
 
     @with_secrets
     def finish(self, *, timeout: float, ahead: Opening | None = None) -> Reply:
-        """Send what is left of the content and the final dot, and return the reply, all within ``timeout`` seconds.
+        """Send the rest of the content and the final dot, and return the reply, all within ``timeout`` seconds.
 
-        Along with the dot goes what ``begin`` will say to ``ahead``, where the server offers PIPELINING (RFC 2920
-        §3.1); the next call then is that one, or ``close``.
+        Where the server offers PIPELINING, the commands of ``begin`` for ``ahead`` are sent together with the dot (RFC
+        2920 §3.1). The next call must then be that ``begin``, or ``close``.
 
-        Raises ``ConnectionLost`` in phase ``FINAL_DOT``: then the server may or may not have the mail (RFC 1047). In
-        phase ``CONTENT``, like ``Refused``, it says that the dot was not sent.
+        Raises ``ConnectionLost`` in phase ``FINAL_DOT`` when the server may or may not have the mail (RFC 1047). In
+        phase ``CONTENT``, ``ConnectionLost`` and ``Refused`` mean that the dot was not sent.
         """
         self._heed_early_reply(Phase.CONTENT)
         said_ahead, along = self._ahead(ahead) if ahead else ([], b"")
@@ -229,7 +231,7 @@ class Session:
         self._dot_took = self.used_at - dot_at
         self.carried += reply.positive
         self._observer.transacted(self.relay, self.used_at - self._begun_at)
-        self._begun_at = dot_at  # that of the next one, if it was said ahead
+        self._begun_at = dot_at  # for the next transaction, if it was sent ahead
         if reply.code == 421 or reply.code in _STATE_UNKNOWN:
             self.close()
         elif said_ahead and not self.is_closed:
@@ -239,22 +241,23 @@ class Session:
         return reply
 
     def _say_dot(self, along: bytes) -> None:
-        """Send the rest of the content, the final dot and what goes ``along`` with it, in one write."""
+        """Send the rest of the content, the final dot and the octets ``along`` with it, in one write."""
         held, self._held = self._held, b""
         try:
             self._smtp.send(held + b".\r\n" + along)
         except OSError:
-            # Whatever of it is gone, its end is not. That was the dot, unless something goes along with it.
+            # Whatever part was sent, the end was not. The end is the dot, unless other octets follow it.
             not_said = self._smtp.gone == 0 or (held and not along)
             if not_said and threading.current_thread() is not threading.main_thread():
-                # (On the main thread the error may be that of a signal's handler, which runs after all is gone.)
+                # (On the main thread a signal handler may have raised the error, after everything was sent.)
                 self._smtp.comes_to(Phase.CONTENT)
                 self._heed_early_reply(Phase.CONTENT)
             raise
 
     def _ahead(self, opening: Opening) -> tuple[list[Command], bytes]:
-        """What can be said to ``opening`` before the reply to the dot, and its octets; nothing where it takes more than
-        one group.
+        """Return the commands for ``opening`` that can be sent before the reply to the dot, and their octets.
+
+        Both are empty where they are more than one group.
         """
         if not self.can_say_ahead:
             return [], b""
@@ -262,44 +265,46 @@ class Session:
             said = commands(self._smtp, opening)
             octets = self._smtp.octets(line for _, line in said)
         except (NotOffered, ValueError):
-            return [], b""  # 'begin' says so, and what is wrong with it is not said of the mail before
+            return [], b""  # 'begin' raises the error, which does not concern the mail before
         fits = len(said) < _AT_ONCE and len(self._held) + len(octets) <= ALONG_WITH_DOT
         return (said, octets) if fits else ([], b"")
 
     @property
     def can_say_ahead(self) -> bool:
-        """Whether the next transaction can be begun along with a final dot, and that brings something: at a server that
-        takes its time for the dot a round trip is nothing, and what was begun would wait for it.
+        """Whether it is possible and useful to begin the next transaction together with a final dot.
+
+        It is not useful for a server that is slow to answer the dot: one round trip is nothing then, and the next
+        transaction would wait for the answer.
         """
         return self._dot_took < _SLOW_DOT and self._at_once > 1 and self.quirks.pipelining is Pipelining.FULL
 
     @property
     def has_said_ahead(self) -> bool:
-        """Whether the next transaction was begun along with the last final dot, and is not answered yet."""
+        """Whether the next transaction was begun together with the last final dot, and is not answered yet."""
         return bool(self._said_ahead)
 
     @property
     def quirks(self) -> Quirks:
-        """What this session knows of its server."""
+        """The quirks that this session knows of its server."""
         return self.server.quirks
 
     @property
     def takes_utf8(self) -> bool:
-        """Whether addresses beyond ASCII can be said (RFC 6531)."""
+        """Whether addresses beyond ASCII can be sent (RFC 6531)."""
         return "smtputf8" in self._smtp.esmtp_features
 
     @property
     def _at_once(self) -> int:
-        """How many commands go in one group."""
+        """The maximum number of commands in one group."""
         allowed = self.relay.pipelining and self.quirks.pipelining is not Pipelining.NONE
         return _AT_ONCE if allowed and "pipelining" in self._smtp.esmtp_features else 1
 
     def _exchange(self, said: Sequence[Command]) -> Answers:
-        """Say the commands of a transaction, in groups or one by one, as far as there is sense in going on.
+        """Send the commands of a transaction, in groups or one by one, as long as the replies allow it to continue.
 
-        Gives the replies that came, and what ended the session among them, if anything did: it is closed then. Raises
-        ``ConnectionLost`` for what is no reply, because then none of the others can be trusted to be in its place, and
-        ``OutOfStep`` when a group may be to blame.
+        Return the replies, and the error that ended the session between them, if there was one: the session is
+        then closed. Raises ``ConnectionLost`` for octets that are not a reply, because then the other replies may
+        belong to other commands, and ``OutOfStep`` when a group may be the cause.
         """
         heard = Answers()
         said_ahead, self._said_ahead = bool(self._said_ahead), []
@@ -310,7 +315,7 @@ class Session:
             if not heard.are_positive:
                 if heard.mail_was_refused:
                     break
-                if group[0][0] is Phase.DATA and not heard.somebody_was_accepted:
+                if group[0][0] is Phase.DATA and not heard.a_recipient_was_accepted:
                     break
             try:
                 with self._smtp.during(group[0][0]):
@@ -328,7 +333,7 @@ class Session:
                     if self._heard is not None:
                         self._heard()
                     if phase is Phase.MAIL and reply.is_out_of_turn and len(group) > 1 and not said_ahead:
-                        raise self._out_of_step(phase, "", reply, ahead=False)  # no other reply need come
+                        raise self._out_of_step(phase, "", reply, ahead=False)  # the server may send no other reply
             except OutOfStep:
                 raise
             except ConnectionLost as lost:
@@ -347,7 +352,10 @@ class Session:
         return heard
 
     def _out_of_step(self, phase: Phase, detail: str, reply: Reply | None, *, ahead: bool) -> OutOfStep:
-        """Close, and have the next session try less at once; one that has carried mail may have ended by itself."""
+        """Close, and make the next session send fewer commands at once; return the error.
+
+        If the session has sent mail before, the cause may be another one: only commands sent ahead are suspected then.
+        """
         self.close()
         if ahead:
             self.server.suspect(pipelining=Pipelining.GROUPS)
@@ -356,7 +364,7 @@ class Session:
         return OutOfStep(phase, detail, reply)
 
     def _reply(self, phase: Phase) -> Reply:
-        """Hear the reply to a command. 2yz says yes, 354 to DATA; the other one is out of step with the commands."""
+        """Read the reply to a command. 2yz accepts it, 354 accepts DATA; one in place of the other is malformed."""
         self._smtp.comes_to(phase)
         try:
             reply = self._smtp.hear()
@@ -368,14 +376,14 @@ class Session:
         return reply
 
     def _heed_early_reply(self, phase: Phase) -> None:
-        """Raise, and close, if the server spoke or hung up before it was asked: it has not taken the mail.
+        """Close, and raise, if the server sent something or hung up without a command: it has not accepted the mail.
 
-        Before MAIL it cannot have been about this mail, so that only its farewell counts.
+        Before MAIL it cannot be about this mail, so only a 421 is raised as ``Refused``.
         """
         if not self._smtp.has_spoken():
             return
         with self._smtp.during(phase):
-            # A reply is waited for, not the line: half of one must not hold us up for as long as a block may.
+            # The timeout for a reply applies: half a reply must not block us for as long as a block of content may.
             reply = self._smtp.hear(within=self.relay.timeout)
             self.close()
             if reply.code < 400 or (phase is Phase.MAIL and reply.code != 421):
@@ -390,7 +398,7 @@ class Session:
             raise
 
     def _reset(self) -> None:
-        """Leave the transaction so that the session can carry another; a session that cannot is closed."""
+        """Leave the transaction with RSET, so the session can send another mail; if this fails, close the session."""
         try:
             with self._smtp.during(Phase.MAIL):
                 self._smtp.say(["RSET"])
@@ -414,21 +422,21 @@ class Session:
 
     @property
     def is_idle(self) -> bool:
-        """Open and between transactions: it can carry another mail."""
+        """Whether the session is open and between transactions, so it can send another mail."""
         return not self.is_closed and not self._in_transaction
 
     @property
     def tls_version(self) -> str:
-        """'TLSv1.3', or '' for a session in the clear; also when it is closed."""
+        """The TLS version, such as 'TLSv1.3', or '' for a session in the clear; it stays after the session's end."""
         return self._tls_version
 
     @property
     def was_hung_up(self) -> bool:
-        """Whether the server said or closed something where it has no reason to: nothing was asked."""
+        """Whether the server sent something or closed the connection without a command."""
         return self._smtp.has_spoken()
 
     def quit(self, *, timeout: float = QUIT_TIMEOUT) -> None:
-        """End the session politely, waiting for the server's goodbye up to ``timeout`` seconds; never raises."""
+        """End the session with QUIT, and wait up to ``timeout`` seconds for the server's answer; never raises."""
         if not self.is_closed and timeout > 0:
             with contextlib.suppress(OSError):
                 self._smtp.timeout = timeout
@@ -436,6 +444,6 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close the connection without a word; what was not acknowledged is not sent."""
+        """Close the connection without QUIT; a mail without a reply to its final dot is not sent."""
         self._held, self._said_ahead = b"", []
         self._smtp.close()

@@ -1,4 +1,4 @@
-"""What makes a connection secure: the one place where TLS is configured, for STARTTLS and implicit TLS alike."""
+"""The TLS settings: the only module that configures TLS, both for STARTTLS and for implicit TLS."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from .replies import Phase
 
 
 def client_context(relay: Relay, phase: Phase) -> ssl.SSLContext:
-    """TLS 1.2 or newer, with the server's certificate and name verified.
+    """Return a context for TLS 1.2 or newer that verifies the server's certificate and name.
 
-    Trusts the relay's own authorities and no others; where it has none, the system's (or SSL_CERT_FILE's). Raises
-    ``TLSFailed`` in ``phase`` when the relay's own cannot be loaded.
+    It trusts only the relay's own authorities; if there are none, the system's (or SSL_CERT_FILE's). Raises
+    ``TLSFailed`` in ``phase`` when the relay's own certificates cannot be loaded.
     """
     try:
         context = ssl.create_default_context(cadata=relay.ca_certificates or None)
     except (ssl.SSLError, TypeError, ValueError) as error:
-        raise TLSFailed(phase, "the CA certificates of this configuration cannot be read as PEM") from error
-    # The defaults of today, said here so that they are not those of another Python or an openssl.cnf.
+        raise TLSFailed(phase, "the CA certificates of this configuration are not valid PEM") from error
+    # The current defaults, set explicitly: another Python version or an openssl.cnf may have others.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.check_hostname = True
     return context
 
 
-#: Said when there is no TLS on the port, or not from the start.
-IN_THE_CLEAR = "the server answers in the clear"
-NO_VERSION = "the server and this machine have no version of TLS in common"
-NO_CIPHER = "the server and this machine have no way to encrypt in common"
-NO_NAME = "the server does not know the name it was called by"
-NO_CLIENT_CERTIFICATE = "the server wants a certificate from us, or does not accept ours"
-SERVER_FAULT = "the server broke it off because of a fault of its own (internal error)"
-BROKEN_OFF = "the server broke it off"
+#: For a port without TLS, or without TLS from the start.
+IN_THE_CLEAR = "the server answers without encryption"
+NO_VERSION = "the server and this machine support no common TLS version"
+NO_CIPHER = "the server and this machine support no common encryption method"
+NO_NAME = "the server does not know the host name of this configuration"
+NO_CLIENT_CERTIFICATE = "the server requires a client certificate, or does not accept ours"
+SERVER_FAULT = "the server ended the handshake because of an internal error"
+BROKEN_OFF = "the server ended the handshake"
 
-#: Words for what OpenSSL calls these, the first that fits. Alerts (RFC 8446 §6) are what the server has sent.
+#: Texts for OpenSSL's error names; the first match is used. Alerts (RFC 8446 §6) are sent by the server.
 _WORDS = (
     (
         IN_THE_CLEAR,
@@ -67,14 +67,14 @@ _WORDS = (
 
 
 def is_alert(error: ssl.SSLError) -> bool:
-    """Whether the server has said by TLS itself what is wrong."""
+    """Return whether the server has reported the error in a TLS alert."""
     return "ALERT" in (error.reason or "")
 
 
 def words(error: ssl.SSLError) -> str:
-    """Say what failed, without an address and without OpenSSL's own names."""
+    """Return a description of the error, without addresses and without OpenSSL's own names."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message}"
     reason = error.reason or ""
     said = next((words for words, pattern in _WORDS if pattern.search(reason)), "")
-    return f"TLS failed: {said or reason.lower().replace('_', ' ') or 'the handshake came to no end'}"
+    return f"TLS failed: {said or reason.lower().replace('_', ' ') or 'the handshake did not complete'}"

@@ -1,4 +1,4 @@
-"""A transaction's commands, and what the server answers to them (RFC 5321 §3.3)."""
+"""The commands of a transaction, and the server's answers to them (RFC 5321 §3.3)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from .errors import NotOffered, SMTPFailure
 from .relay import Opening
 from .replies import Phase, Reply
 
-#: A command and the phase it belongs to.
+#: A command and its phase.
 Command = tuple[Phase, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """What ``Session.begin`` came to: who may get the content, who was refused with what, and who was not asked
-    because the server takes no more at a time.
+    """The result of ``Session.begin``.
+
+    ``accepted`` are the recipients that may get the content, ``refused`` the rejected ones with their replies, and
+    ``left`` those that were not sent because the server accepts no more in one transaction.
     """
 
     accepted: tuple[str, ...] = field(repr=False)
@@ -26,16 +28,17 @@ class Started:
 
 @dataclass
 class Answers:
-    """The replies to the commands of a transaction, as far as they came, and what ended the session among them."""
+    """The replies to the commands of a transaction so far, and the error that ended the session between them."""
 
     mail: Reply | None = None
     recipients: list[Reply] = field(default_factory=list)
     data: Reply | None = None
     end: SMTPFailure | None = None
-    #: Whether all that were heard say yes.
+    #: Whether all replies so far are positive.
     are_positive: bool = True
 
     def add(self, phase: Phase, reply: Reply) -> None:
+        """Store the reply to a command of ``phase``."""
         if not (reply.positive or (phase is Phase.DATA and reply.code == 354)):
             self.are_positive = False
         if phase is Phase.MAIL:
@@ -54,7 +57,7 @@ class Answers:
         return self.mail is not None and not self.mail.positive
 
     @property
-    def somebody_was_accepted(self) -> bool:
+    def a_recipient_was_accepted(self) -> bool:
         return any(reply.positive for reply in self.recipients)
 
     @property
@@ -63,38 +66,38 @@ class Answers:
 
     @property
     def were_refused(self) -> bool:
-        """Whether MAIL or a recipient was refused for good and none was accepted, or DATA."""
+        """Whether MAIL was permanently refused, or DATA was, or a recipient permanently and no other was accepted."""
         if self.mail is not None and self.mail_was_refused:
             return self.mail.permanent
-        if self.somebody_was_accepted:
+        if self.a_recipient_was_accepted:
             return self.data is not None and not self.awaits_content
         return any(reply.permanent for reply in self.recipients)
 
     @property
     def are_enough(self) -> bool:
-        """Whether the server seems, or says, to take no more recipients in this transaction."""
+        """Whether the server says, or seems to say, that it accepts no more recipients in this transaction."""
         return any(reply.may_mean_too_many_recipients for reply in self.recipients)
 
     @property
     def before_too_many(self) -> int:
-        """How many were named when it said so; 0 for never. Some servers count those that they refuse as well."""
+        """The number of recipients before the first such reply; 0 for none. Some servers count refused ones as well."""
         said = (place for place, reply in enumerate(self.recipients) if reply.says_too_many_recipients)
         return next(said, 0)
 
     @property
     def out_of_turn(self) -> tuple[Phase, Reply] | None:
-        """The first reply that says that the server was not where its other replies have it."""
+        """The first reply by which the server's state contradicts its other replies, with its phase."""
         asked = [(Phase.MAIL, self.mail)]
         if not self.mail_was_refused:
             asked += [(Phase.RCPT, reply) for reply in self.recipients]
-            asked += [(Phase.DATA, self.data)] if self.somebody_was_accepted else []
+            asked += [(Phase.DATA, self.data)] if self.a_recipient_was_accepted else []
         return next(((phase, reply) for phase, reply in asked if reply and reply.is_out_of_turn), None)
 
 
 def commands(connection: Connection, opening: Opening) -> list[Command]:
-    """What is said to begin a transaction: MAIL with the parameters that are offered and needed, RCPT for each, DATA.
+    """Return the commands that begin a transaction: MAIL with the offered and needed parameters, RCPT for each, DATA.
 
-    Raises ``NotOffered`` for an address beyond ASCII that the server cannot be told (RFC 6531).
+    Raises ``NotOffered`` for an address beyond ASCII that the server does not support (RFC 6531).
     """
     recipients = [(Phase.RCPT, f"RCPT TO:<{recipient}>") for recipient in opening.envelope.recipients]
     return [(Phase.MAIL, _mail(connection, opening)), *recipients, (Phase.DATA, "DATA")]
@@ -103,7 +106,7 @@ def commands(connection: Connection, opening: Opening) -> list[Command]:
 def _mail(connection: Connection, opening: Opening) -> str:
     utf8, offered = opening.envelope.needs_smtputf8, connection.esmtp_features
     if utf8 and "smtputf8" not in offered:
-        raise NotOffered(Phase.MAIL, "the server takes no addresses beyond ASCII (SMTPUTF8)")
+        raise NotOffered(Phase.MAIL, "the server does not accept addresses with non-ASCII characters (no SMTPUTF8)")
     connection.command_encoding = "utf-8" if utf8 else "ascii"
     said = f"MAIL FROM:<{opening.envelope.sender}>"
     if "size" in offered:

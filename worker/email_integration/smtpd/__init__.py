@@ -1,6 +1,7 @@
-"""An SMTP server on loopback, for tests and for trying things out: it keeps what it gets, and fails as it is told to.
+"""An SMTP server on loopback, for tests and for experiments: it stores mail, and fails on demand.
 
-Built on aiosmtpd, the extra ``testing``, which is imported when a server starts. Knows neither Django nor Celery.
+It uses aiosmtpd, from the extra ``testing``, which is imported when a server starts. It needs neither Django nor
+Celery.
 """
 
 from .faults import Fault, Faults, Verb

@@ -20,8 +20,8 @@ from .faults import Fault, Verb
 from .records import Message
 from .state import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, ServerState
 
-# aiosmtpd logs the dialogue, addresses and all, and warns at each login of an attribute that it sets itself. Whoever
-# wants to read that has set a level.
+# aiosmtpd logs the dialogue, addresses included, and at each login warns about an attribute that it sets itself. A
+# project that needs this log sets a level.
 _log = logging.getLogger("mail.log")
 if _log.level == logging.NOTSET:
     _log.setLevel(logging.ERROR)
@@ -47,13 +47,14 @@ class Connection(SMTP):
             authenticator=self._check_login,
             auth_exclude_mechanism=(PASSWORD_MECHANISMS | TOKEN_MECHANISMS) - server.mechanisms,
         )
-        # Not as an argument: aiosmtpd warns of AUTH without STARTTLS, which TLS from the first byte is to it.
+        # Not as an argument: aiosmtpd warns about AUTH without STARTTLS, and does not recognise TLS from the first
+        # byte.
         self._auth_required = server.requires_auth
         for verb in {"HELO", *get_args(Verb)} & set(self._smtp_methods):
             self._smtp_methods[verb] = partial(self._obey, verb, self._smtp_methods[verb])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Called once more when STARTTLS has put TLS over the connection.
+        # Called again when STARTTLS has put TLS on the connection.
         self.record.tls = self._server.security == "tls" or self._tls_protocol is not None
         super().connection_made(transport)
 
@@ -63,28 +64,29 @@ class Connection(SMTP):
         super().connection_lost(error)
 
     def dismiss(self) -> None:
-        """Say 421 and close."""
+        """Send 421 and close."""
         if self.transport is not None and not self.transport.is_closing():
             if isinstance(self.transport, asyncio.WriteTransport):
                 self.transport.write(b"421 4.3.2 localhost Service shutting down\r\n")
             self.transport.close()
 
     def abort(self) -> None:
-        """Close without a word."""
-        # The raw transport too: one under TLS outlives its wrapper while a handshake is under way.
+        """Close without a reply."""
+        # Abort the raw transport too: under TLS it outlives its wrapper during a handshake.
         for transport in (self.transport, self._original_transport):
             if isinstance(transport, asyncio.WriteTransport):
-                # One under TLS that is closed already has nothing to abort, and says so thus before Python 3.11.3.
+                # A transport under TLS that is closed already raises this before Python 3.11.3, because nothing is left
+                # to abort.
                 with contextlib.suppress(AttributeError):
                     transport.abort()
 
     async def break_off(self) -> None:
-        """Close without a word, and end this session's task."""
+        """Close without a reply, and end this session's task."""
         self.abort()
         await forever()
 
     async def misbehave(self, fault: Fault) -> str | None:
-        """Do what the fault says; give the reply that is left to send, if any."""
+        """Carry out the fault; return the reply that is left to send, or None."""
         if fault.delay:
             await asyncio.sleep(fault.delay)
         while fault.until is not None and not fault.until.is_set():
@@ -125,7 +127,7 @@ class Connection(SMTP):
         await method(arg)
 
     def _take_fault(self, verb: str, arg: str = "") -> Fault | None:
-        """Take the fault for a command; none for RCPT and DATA that come too early, which are refused anyway."""
+        """Take the fault for a command; None for RCPT and DATA out of order, which are refused in any case."""
         envelope = self.envelope or Envelope()
         if verb == "RCPT" and not envelope.mail_from:
             return None
@@ -152,20 +154,20 @@ class Connection(SMTP):
             for given, wanted in zip((user, password), expected, strict=True)
         ):
             self._server.failed_auths += 1
-            # handled=False lets aiosmtpd give its usual 535.
+            # With handled=False aiosmtpd sends its usual 535.
             return AuthResult(success=False, handled=False)
         self._server.auths += 1
         self.record.user = user
         return AuthResult(success=True, auth_data=login)
 
     async def auth_XOAUTH2(self, _: Any, args: list[str]) -> AuthResult:
-        """What Google and Microsoft have had since before the standard."""
+        """Check a token in the form that Google and Microsoft introduced before the standard."""
         return await self._check_token(
             args, r"user=(?P<user>[^\x01]*)\x01auth=Bearer (?P<token>[^\x01]*)\x01\x01", "401"
         )
 
     async def auth_OAUTHBEARER(self, _: Any, args: list[str]) -> AuthResult:
-        """RFC 7628."""
+        """Check a token as RFC 7628 describes."""
         pattern = r"n,a=(?P<user>[^,]*),\x01(?:[a-z]+=[^\x01]*\x01)*?auth=Bearer (?P<token>[^\x01]*)\x01\x01"
         return await self._check_token(args, pattern, "invalid_token")
 
@@ -179,13 +181,13 @@ class Connection(SMTP):
             self.record.user = user
             return AuthResult(success=True, auth_data=LoginPassword(user.encode(), b""))
         self._server.failed_auths += 1
-        # The client has to answer this before it hears the 535.
+        # The client must answer this before it receives the 535.
         await self.challenge_auth(json.dumps({"status": status, "schemes": "bearer", "scope": "smtp"}))
         return AuthResult(success=False, handled=False)
 
 
 class _Acceptor:
-    """aiosmtpd's hooks: what to offer, and what to do with a complete message."""
+    """aiosmtpd's hooks: the extensions to offer, and the handling of a complete message."""
 
     def __init__(self, server: ServerState) -> None:
         self._server = server
@@ -219,7 +221,7 @@ class _Acceptor:
 
 
 def in_words(envelope: Envelope) -> str:
-    """The sender and the recipients, for a fault to match."""
+    """Return the sender and the recipients as one text, for a fault to match."""
     return " ".join((envelope.mail_from or "", *envelope.rcpt_tos))
 
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Listener:
-    """A port on loopback, served by an event loop in a thread of its own; good for one start."""
+    """A port on loopback, served by an event loop in a separate thread; it can be started once."""
 
     def __init__(
         self,
@@ -23,11 +23,11 @@ class Listener:
         port: int,
         tls_context: ssl.SSLContext | None,
     ) -> None:
-        """Listen; raises OSError when the port is taken.
+        """Listen; raises OSError when the port is in use.
 
         Args:
             connect: makes the protocol of a connection.
-            port: where to listen; 0 for a free one, which ``port`` then names.
+            port: the port to listen on; 0 for a free one, which ``port`` then names.
             tls_context: for TLS from the first byte; None for none.
         """
         self._loop = asyncio.new_event_loop()
@@ -43,14 +43,14 @@ class Listener:
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def run(self, work: Coroutine[Any, Any, T], *, seconds: float) -> T:
-        """Do this in the thread, wait for it, and return what it returns."""
+        """Run ``work`` in the thread, wait for it up to ``seconds``, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def stop(self, end_connections: Callable[[], Awaitable[None]]) -> None:
-        """Take no more connections, end the open ones, and end the thread."""
+        """Accept no more connections, end the open ones, and end the thread."""
 
         async def stop() -> None:
-            # Whom a closed server has just accepted is never told of it: first it accepts nobody any more.
+            # A connection that a server accepts just before it is closed is never reported: first stop accepting.
             for listening in self._server.sockets:
                 self._loop.remove_reader(listening.fileno())
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the server saw: the messages and the sessions."""
+"""The records of the server: messages and sessions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import email.policy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Message:
-    """A message the server has accepted."""
+    """A message that the server has accepted."""
 
     #: ``<>`` for the null reverse-path (RFC 5321 §4.5.5).
     mail_from: str
     rcpt_tos: tuple[str, ...]
     content: bytes = dataclasses.field(repr=False)
-    #: The number of the session it came through, counted from 1.
+    #: The number of its session, counted from 1.
     session: int
     #: Seconds since the epoch.
     received_at: float
@@ -39,17 +39,17 @@ class Message:
 
 @dataclasses.dataclass(kw_only=True)
 class SessionRecord:
-    """What happened between one greeting and its end."""
+    """The record of one session, from its greeting to its end."""
 
     number: int
-    #: The commands as they came, in upper case; ``CONTENT`` for the content with its final dot.
+    #: The commands in order, in upper case; ``CONTENT`` for the content with its final dot.
     verbs: list[str] = dataclasses.field(default_factory=list)
-    #: Who logged in.
+    #: The user who logged in.
     user: str | None = None
     tls: bool = False
     is_open: bool = True
 
     @property
     def transactions(self) -> int:
-        """How many MAIL commands it has carried."""
+        """The number of MAIL commands in this session."""
         return self.verbs.count("MAIL")

@@ -1,4 +1,4 @@
-"""The server: what it is told, what it saw, its start and its end."""
+"""The server: its start and its end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Self
 from .listener import Listener
 from .state import OpenConnection, ServerState
 
-MISSING = "aiosmtpd, the SMTP server of tests, is not installed: pip install 'celery-mail-dispatch[testing]'"
+MISSING = (
+    "aiosmtpd, which the SMTP server for tests needs, is not installed: pip install 'celery-mail-dispatch[testing]'"
+)
 
 
 class SMTPServer(ServerState):
-    """An SMTP server in a thread of its own; it stays on its port when started again."""
+    """An SMTP server in a separate thread; it keeps its port when it is started again."""
 
     _listener: Listener | None = None
 
@@ -27,9 +29,12 @@ class SMTPServer(ServerState):
     # Starting and stopping
 
     def start(self) -> None:
-        """Listen; raises OSError when the port is taken, and ImportError when there is no aiosmtpd."""
+        """Listen; raises OSError when the port is in use, and ImportError when aiosmtpd is not installed.
+
+        Raises RuntimeError when the server is running already.
+        """
         if self._listener is not None:
-            raise RuntimeError("the server runs already")
+            raise RuntimeError("The server is already running.")
         try:
             from .connection import Connection
         except ImportError as error:
@@ -42,15 +47,15 @@ class SMTPServer(ServerState):
         self.port = self._listener.port
 
     def stop(self) -> None:
-        """Go away at once, as a crash does: open connections break without a word."""
+        """Stop at once, as a crash does: open connections break without a reply."""
         self._stop(self._break_connections)
 
     def stop_politely(self) -> None:
-        """Go away as RFC 5321 section 3.8 wants it: refuse new connections, say 421 to the open ones, close them."""
+        """Stop as RFC 5321 section 3.8 requires: refuse new connections, send 421 to the open ones, and close them."""
         self._stop(self._dismiss_connections)
 
     def drop_connections(self) -> None:
-        """Break all open connections and go on listening, as a firewall that forgot them does."""
+        """Break all open connections and continue to listen, as a firewall does that has lost its state."""
         if self._listener is not None:
             self._listener.run(self._break_connections(), seconds=10)
 
@@ -67,7 +72,7 @@ class SMTPServer(ServerState):
         await self._end_connections(lambda one: one.abort(), seconds=2)
 
     async def _end_connections(self, end: Callable[[OpenConnection], None], *, seconds: float) -> None:
-        """Until there are none, or for so long: one that was accepted a moment ago cannot be ended yet."""
+        """Call ``end`` for each connection until there are none, or for ``seconds``: a new one cannot be ended yet."""
         deadline = time.monotonic() + seconds
         while self.connections and time.monotonic() < deadline:
             for connection in list(self.connections):

@@ -1,4 +1,4 @@
-"""What the server is like and what it saw, for the server itself and for each of its connections."""
+"""The settings and the records of the server, for the server itself and for each of its connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN_MECHANISMS = frozenset({"OAUTHBEARER", "XOAUTH2"})
 
 
 class OpenConnection(Protocol):
-    """What the server does with a connection."""
+    """The methods of a connection that the server uses."""
 
     def dismiss(self) -> None: ...
 
@@ -25,10 +25,10 @@ class OpenConnection(Protocol):
 
 
 class ServerState:
-    """What an ``SMTPServer`` is like, what it was told to do wrong, and what it saw.
+    """The settings, the faults and the records of an ``SMTPServer``.
 
-    ``messages``, ``sessions``, ``auths`` and ``failed_auths`` tell what it saw, over all its starts. ``user``,
-    ``password`` and the faults can be changed while it runs.
+    ``messages``, ``sessions``, ``auths`` and ``failed_auths`` are the records of all its starts. ``user``, ``password``
+    and the faults can be changed while it runs.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ServerState:
         security: Security = "starttls",
         tls_context: ssl.SSLContext | None = None,
         user: str | None = "user",
-        password: str | None = "password",  # noqa: S107  # guards nothing
+        password: str | None = "password",  # noqa: S107  # protects nothing
         any_auth: bool = False,
         check_token: Callable[[str], bool] | None = None,
         mechanisms: Iterable[str] = (*PASSWORD_MECHANISMS, *TOKEN_MECHANISMS),
@@ -50,19 +50,21 @@ class ServerState:
     ) -> None:
         """Describe a server; ``start()`` starts it.
 
+        Raises ``ValueError`` when ``tls_context`` is needed and missing.
+
         Args:
             port: on loopback; 0 for a free one, which the first start chooses.
             security: STARTTLS required, TLS from the first byte, or none.
             tls_context: needed unless ``security`` is ``plain``.
-            user: who must log in; None for a server without AUTH.
+            user: the user who must log in; None for a server without AUTH.
             password: the user's password.
-            any_auth: let everybody in, with any credentials or none.
-            check_token: says whether an OAuth token of the user's is good; passwords are not asked for then.
-            mechanisms: how one may log in; of these, those are offered that make sense.
-            faults: what goes wrong from the start; ``Faults`` can be shared by servers.
-            size_limit: bytes a message may have.
+            any_auth: accept any credentials, or none.
+            check_token: returns whether an OAuth token of the user is valid; password logins are then not offered.
+            mechanisms: the mechanisms to offer, as far as the other arguments allow them.
+            faults: the faults from the start; ``Faults`` can be shared by servers.
+            size_limit: maximum size of a message in bytes.
             smtputf8: whether the extension is offered.
-            pipelining: whether it is offered; commands in groups are understood anyway.
+            pipelining: whether it is offered; commands in groups are understood in any case.
             on_message: called for each accepted message, in the server's thread.
         """
         if security != "plain" and tls_context is None:
@@ -88,7 +90,7 @@ class ServerState:
 
     @property
     def host(self) -> str:
-        """Where it listens; the certificates name it."""
+        """The address it listens on; the certificates contain it."""
         return LOOPBACK
 
     @property
@@ -98,34 +100,34 @@ class ServerState:
 
     @property
     def mechanisms(self) -> frozenset[str]:
-        """The ways to log in that are offered: none without a user, by token alone if there is a check of tokens."""
+        """The offered mechanisms: none without a user, and only those for tokens if there is a ``check_token``."""
         if self.check_token is not None:
             return self._mechanisms & TOKEN_MECHANISMS
         return self._mechanisms & PASSWORD_MECHANISMS if self.user is not None or self.any_auth else frozenset()
 
-    # What goes wrong
+    # Faults
 
     def inject(self, *faults: Fault) -> None:
-        """Let these faults happen from now on, after those that are there already."""
+        """Add these faults after the existing ones."""
         self.faults.add(*faults)
 
     def clear_faults(self) -> None:
-        """Work properly from now on."""
+        """Work without faults from now on."""
         self.faults.clear()
 
-    # What was seen
+    # Records
 
     @property
     def transactions(self) -> int:
-        """How many MAIL commands came, over all sessions."""
+        """The number of MAIL commands in all sessions."""
         return sum(session.transactions for session in self.sessions)
 
     def received(self, recipient: str) -> list[Message]:
-        """Give the accepted messages for this recipient."""
+        """Return the accepted messages for this recipient."""
         return [message for message in list(self.messages) if recipient in message.rcpt_tos]
 
     def accept(self, message: Message) -> None:
-        """Keep a message."""
+        """Store a message."""
         self.messages.append(message)
         if self.on_message is not None:
             self.on_message(message)
@@ -138,5 +140,5 @@ class ServerState:
         return record
 
     def closed(self, connection: OpenConnection) -> None:
-        """End it."""
+        """Remove a connection from the open ones."""
         self.connections.discard(connection)

@@ -1,4 +1,4 @@
-"""Submitting many mails at once, whose results are in their deliveries."""
+"""Submit many mails at once. Their results are in their deliveries."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def submit_many(
 ) -> list[str]:
     """Submit many messages and return the ids of their deliveries, in the same order.
 
-    ``messages`` may be a generator: a batch of ``batch_size`` (fewer, if they are large) is in memory at a time, is
-    committed by itself and is on its way at once. ``on_progress`` is called after each, with the number of messages so
-    far. Inside of ``atomic()`` all are committed, or rolled back, with the rest of it.
+    ``messages`` may be a generator. Each batch of ``batch_size`` messages (fewer if they are large) is in memory at
+    once, has one commit, and is sent from then on. ``on_progress`` is called after each batch with the number of
+    messages so far. Inside ``atomic()`` all messages are committed, or rolled back, with the caller's transaction.
 
-    Raises ``InvalidMail`` for a message that cannot be sent, with its number, counted from 1, and passes on what
-    ``messages`` raises: all messages before are submitted then, that one and those after it are not. With
-    ``idempotency_key``, which gives the key of a message, the same can be run again: what was submitted under its key
-    before is not sent twice, and its first id is returned.
+    Raises ``InvalidMail`` for a message that cannot be sent, with its number, counted from 1, and any error that
+    ``messages`` raises. Then all messages before it are submitted, and that message and those after it are not. With
+    ``idempotency_key``, which returns the key of a message, the call can be repeated: a message whose key was submitted
+    before is not sent twice, and the id of its first delivery is returned.
 
-    A sender that is left out is the active configuration's. ``options`` are those of ``MailOptions``, for every
-    message; ``priority`` is 'bulk' by default. How a mail stands is in its delivery; unless ``ignore_result`` is
-    False, Celery's result backend is told nothing, and ``AsyncResult.get()`` of it would wait for ever.
+    A missing sender is that of the active configuration. ``options`` are those of ``MailOptions``, for every message;
+    ``priority`` is 'bulk' by default. The status of a mail is in its delivery. With ``ignore_result``, the default,
+    Celery's result backend stores no result, and ``AsyncResult.get()`` would wait forever.
     """
     submission = submission_of(
         ignore_result=ignore_result,
@@ -51,11 +51,11 @@ def submit_many(
         for number, message in enumerate(messages, 1):
             submission.take(message, number=number)
     finally:
-        submission.store()  # also when the next message is wrong, or cannot be made
+        submission.store()  # also if the next message is invalid or the iterator fails
     return submission.ids
 
 
 def submission_of(*, ignore_result: bool, options: MailKeywords, **how: Any) -> Submission:
-    """Return a submission of what ``submit_many`` was called with. Raises ``InvalidMail``."""
+    """Return a submission for the arguments of ``submit_many``. ``how`` is passed on. Raises ``InvalidMail``."""
     options.setdefault("priority", Priority.BULK)
     return Submission(MailOptions(**options), kept=canvas.NO_RESULT if ignore_result else "", **how)

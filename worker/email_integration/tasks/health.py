@@ -1,4 +1,4 @@
-"""What can be asked of Celery from outside: is the broker there, who works, can a result be kept."""
+"""Check Celery from outside: the broker, the workers and the result backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .publishing import connection_of
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A worker that answered: the queues it takes from, and those of our tasks that it does not know."""
+    """A worker that answered: the queues it consumes, and the tasks of this app that it does not know."""
 
     name: str
     queues: frozenset[str]
@@ -30,44 +30,44 @@ class Worker:
 
 
 def is_configured() -> bool:
-    """Whether this process has the project's Celery app, and not the one Celery makes up for want of any."""
+    """Return whether this process has the project's Celery app, and not the default app that Celery creates."""
     return bool(current_app.main != "default")
 
 
 def is_eager() -> bool:
-    """Whether tasks run in the caller, so that there is neither broker nor worker."""
+    """Return whether tasks run in the caller, so that there is neither a broker nor a worker."""
     return bool(current_app.conf.task_always_eager)
 
 
 def broker() -> str:
-    """The broker's address, without its password."""
+    """Return the broker's address without its password."""
     return str(current_app.connection_for_write().as_uri())
 
 
 def broker_failure(*, timeout: float) -> str | None:
-    """Try the broker; say what kind of failure it was, None when it answered within about ``timeout`` seconds."""
+    """Try the broker. Return the kind of failure, or None when it answered within about ``timeout`` seconds."""
     try:
         with connection_of(current_app, timeout) as connection:
             connection.default_channel  # noqa: B018  # making one is what talks to the broker
-    except Exception as error:  # each transport has its own
+    except Exception as error:  # each transport has its own errors
         return type(error.__cause__ or error).__name__
     return None
 
 
 def alive(*, timeout: float) -> list[str]:
-    """The names of the workers that answer within ``timeout`` seconds, which are waited for in full.
+    """Return the names of the workers that answer within ``timeout`` seconds. It always waits that long.
 
-    Raises what the broker's library raises.
+    Raises the errors of the broker's library.
     """
     with connection_of(current_app, conf.get("BROKER_TIMEOUT")) as connection:
-        # Closing waits for the broker's last empty answer: by kombu's default, a second.
+        # Closing waits for the broker's last empty reply: by kombu's default, one second.
         connection.transport_options = {**(connection.transport_options or {}), "polling_interval": timeout / 2}
         return sorted(current_app.control.inspect(timeout=timeout, connection=connection).ping() or {})
 
 
 def workers(*, timeout: float) -> list[Worker]:
-    """The workers that answer within ``timeout`` seconds, which are waited for in full, twice."""
-    # A connection of its own: one out of the pool may be that of a broker that has gone and come back.
+    """Return the workers that answer within ``timeout`` seconds. It always waits that long, twice."""
+    # A new connection, because one of the pool may be to a broker that has restarted.
     with current_app.connection_for_write() as connection:
         inspect = current_app.control.inspect(timeout=timeout, connection=connection)
         queues: dict[str, Any] = dict(inspect.active_queues() or {})
@@ -76,7 +76,8 @@ def workers(*, timeout: float) -> list[Worker]:
         Worker(
             name=name,
             queues=frozenset(queue["name"] for queue in queues[name]),
-            # A worker says 'task [rate limit and such]'; one that did not answer the second question is believed.
+            # A worker says 'task [rate limit and such]'. A worker that did not answer the second question has no
+            # unknown task.
             unknown=frozenset(set(names.ALL) - {task.split(" ", 1)[0] for task in known[name]})
             if name in known
             else frozenset(),
@@ -86,9 +87,9 @@ def workers(*, timeout: float) -> list[Worker]:
 
 
 def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
-    """Whether each worker that answers within ``timeout`` seconds can read the file of the storage of contents.
+    """Return for each worker that answers within ``timeout`` seconds whether it can read the stored content ``file``.
 
-    Nobody is asked when the broker is away.
+    No worker is asked when the broker is down.
     """
     if not is_configured() or is_eager() or broker_failure(timeout=conf.get("BROKER_TIMEOUT")) is not None:
         return {}
@@ -100,14 +101,17 @@ def who_sees(file: str, *, timeout: float) -> dict[str, bool]:
 
 
 def keys_of_workers(*, timeout: float) -> dict[str, list[str]]:
-    """The fingerprints of the keys of each worker that answers within ``timeout`` seconds, newest first."""
+    """Return the fingerprints of each worker's keys, newest first, by the name of the worker.
+
+    It includes the workers that answer within ``timeout`` seconds.
+    """
     with current_app.connection_for_write() as connection:
         answers = current_app.control.broadcast(names.KEYS, reply=True, timeout=timeout, connection=connection)
     return _said("keys", answers)
 
 
 def _said(what: str, answers: Any) -> dict[str, Any]:
-    # One that does not know the question gives an error.
+    # A worker that does not know the question returns an error.
     return {
         worker: said[what]
         for answer in sorted(answers or [], key=sorted)
@@ -117,13 +121,13 @@ def _said(what: str, answers: Any) -> dict[str, Any]:
 
 
 def queues() -> list[str]:
-    """The queues that our tasks go to, each once."""
+    """Return the queues that this app's tasks are sent to, each once."""
     others = [conf.get("SWEEP_QUEUE") or _routed(names.SWEEP), _routed(names.SEND_EMAIL)]
     return list(dict.fromkeys([*mail_queues(), *others]))
 
 
 def mail_queues() -> list[str]:
-    """The queues from which workers send mail, each once."""
+    """Return the queues from which workers send mail, each once."""
     return list(dict.fromkeys(queue_of(priority) or _routed(names.DISPATCH) for priority in Priority))
 
 
@@ -135,7 +139,7 @@ def _routed(task: str) -> str:
     return str(getattr(queue, "name", queue) or current_app.conf.task_default_queue)
 
 
-#: Which setting names the queue of which task; '' is none.
+#: The setting that names the queue of each task; '' means none.
 _QUEUE_OF = {
     names.SEND_EMAIL: "",
     names.DISPATCH: "QUEUE",
@@ -147,9 +151,9 @@ _QUEUE_OF = {
 
 
 def undeclared() -> dict[str, str]:
-    """What sends messages of ours to a queue that Celery neither knows nor makes, each with what Celery says.
+    """Return which senders use a queue that Celery neither knows nor creates, each with Celery's error message.
 
-    That is a key of EMAIL_INTEGRATION, or the name of a task where CELERY_TASK_ROUTES decides.
+    A sender is a key of EMAIL_INTEGRATION, or the name of a task if CELERY_TASK_ROUTES decides.
     """
     router = current_app.amqp.router
     queues = {key: conf.get(key) for key in ("QUEUE", "HIGH_QUEUE", "BULK_QUEUE", "SWEEP_QUEUE") if conf.get(key)}
@@ -160,7 +164,7 @@ def undeclared() -> dict[str, str]:
     for task, key in _QUEUE_OF.items():
         if key not in found:
             with _noting_unknown(found, task):
-                # Celery looks for the queue of a route even where it is given another.
+                # Celery looks up the queue of a route even when another queue is given.
                 router.route({"queue": queues[key]} if key in queues else {}, task)
     return found
 
@@ -171,24 +175,28 @@ def _noting_unknown(found: dict[str, str], what: str) -> Iterator[None]:
         yield
     except QueueNotFound as error:
         found[what] = str(error.args[0])
-    except Exception:  # a router of the project's own; publishing says what is wrong with it
+    except Exception:  # a project's router; publishing reports its error
         return
 
 
 def keeps_results() -> bool:
-    """Whether there is a result backend at all."""
+    """Return whether there is a result backend."""
     return not isinstance(current_app.backend, DisabledBackend)
 
 
 def result_failure() -> str | None:
-    """Store a result, read it and remove it; say what kind of failure it was, None when it worked."""
+    """Store a result, read it and remove it. Return the kind of failure, or None when it worked."""
     try:
         backend = current_app.backend
         key = f"email-integration-check-{uuid.uuid4()}"
         backend.store_result(key, {"stored": True}, states.SUCCESS)
         try:
-            return None if backend.get_result(key) == {"stored": True} else "what was stored is not what is read"
+            return (
+                None
+                if backend.get_result(key) == {"stored": True}
+                else "the result that is read differs from the stored one"
+            )
         finally:
             backend.forget(key)
-    except Exception as error:  # each backend has its own
+    except Exception as error:  # each backend has its own errors
         return type(error.__cause__ or error).__name__

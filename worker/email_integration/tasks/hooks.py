@@ -1,6 +1,4 @@
-"""What the app does by itself in Celery's processes: sweep at the start and by beat, prune, alert, cancel what is
-revoked.
-"""
+"""Automatic work in Celery's processes: sweep at the start and from beat, prune, alert, and cancel revoked mail."""
 
 from __future__ import annotations
 
@@ -33,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 @connect_on_app_finalize
 def _schedule(app: Celery) -> None:
-    """Bring the beat entries along, so that there is none to forget."""
+    """Add the beat entries, so that no project has to configure them."""
     app.add_periodic_task(
         _interval("SWEEP_INTERVAL"),
         app.signature(names.SWEEP),
-        name="email_integration: wake workers for what is due",
+        name="email_integration: wake workers for due mail",
         **_as_entry(sweep_options()),
     )
     app.add_periodic_task(
-        # An hour of the day and not an interval, which would begin anew with each start of beat.
+        # A time of day and not an interval, because an interval restarts with each start of beat.
         crontab(minute="17", hour="3"),
         app.signature(names.PRUNE),
-        name="email_integration: delete what is kept no longer",
+        name="email_integration: delete old mail",
         **_as_entry(prune_options()),
     )
     if conf.get("ALERT_INTERVAL"):
@@ -57,38 +55,41 @@ def _schedule(app: Celery) -> None:
 
 
 def _as_entry(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of an entry. django-celery-beat drops ``expires``, and has this name for it; brokers ignore it."""
+    """Return the options of an entry. django-celery-beat drops ``expires`` and uses this name; brokers ignore it."""
     return {**options, "expire_seconds": math.ceil(options["expires"])}
 
 
 def _interval(key: str) -> float:
-    """The seconds of a setting; whole ones for django-celery-beat, which cuts them off: half a second would be none."""
+    """Return a setting in seconds, rounded up for django-celery-beat.
+
+    django-celery-beat rounds down, and would turn half a second into none.
+    """
     seconds = float(conf.get(key))
     in_database = any(str(app).startswith("django_celery_beat") for app in settings.INSTALLED_APPS)
     return math.ceil(seconds) if in_database else seconds
 
 
 def prune_options() -> dict[str, Any]:
-    """It goes where the sweep goes, and is of use for longer."""
+    """Return the options of ``prune``: the queue of the sweep, and a longer expiry."""
     return {**sweep_options(), "expires": 3600}
 
 
 @signals.worker_ready.connect(weak=False)
 def _sweep_at_start(sender: Any = None, **kwargs: Any) -> None:
-    """What was lost while no worker ran is found without waiting for beat."""
+    """Sweep at the start, so that lost work is found without waiting for beat."""
     try:
         sweep.apply_async(**sweep_options(), retry=False)
-    except Exception as error:  # beat will
+    except Exception as error:  # beat will sweep
         logger.warning("Could not sweep at the start of the worker (%s).", type(error).__name__)
 
 
 @signals.worker_ready.connect(weak=False)
 def _look_for_a_pooler(**kwargs: Any) -> None:
-    """Say at the start why no mail will leave: each attempt would only say that the database has failed."""
+    """Log at the start why no mail can be sent. Each attempt would only report a database error."""
     try:
         found = pooler.loses_statements(rows.database())
-    except (DatabaseError, InterfaceError) as error:  # what needs it will say so
-        logger.debug("Whether there is a pooler cannot be told (%s).", type(error).__name__)
+    except (DatabaseError, InterfaceError) as error:  # code that needs the database reports it
+        logger.debug("Could not check for a connection pooler (%s).", type(error).__name__)
         return
     if found:
         logger.error("%s %s", pooler.LOST, pooler.HINT)
@@ -96,21 +97,22 @@ def _look_for_a_pooler(**kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _keep_out_of_garbage_collection(**kwargs: Any) -> None:
-    """Have no collection look through what is loaded before the first mail, which stays as long as the process.
+    """Exclude the objects loaded before the first mail from garbage collection. They live as long as the process.
 
-    That is some hundred thousand objects: a full collection stops all that a process sends for a tenth of a second. It
-    also writes to each of them, so that a pool process would share none of their memory with the main one.
+    There are some hundred thousand of them. A full collection would stop all sending of a process for a tenth of a
+    second. It would also write to each object, so a pool process would no longer share their memory with the main
+    process.
     """
     gc.freeze()
 
 
 @signals.worker_init.connect(weak=False)
 def _cancel_at_once(**kwargs: Any) -> None:
-    """Let ``control.revoke()`` cancel deliveries, also those that are submitted only afterwards.
+    """Make ``control.revoke()`` cancel deliveries, also those that are submitted afterwards.
 
-    Celery's own goes by the ids of messages, of which a mail has none.
+    Celery's own command works with message ids, and a mail has no message.
     """
-    from celery.worker import control  # not in processes that are no workers
+    from celery.worker import control  # not in processes that are not workers
 
     revoke: Any = control.revoke  # type: ignore[attr-defined]  # its stubs lack the commands
 
@@ -122,8 +124,8 @@ def _cancel_at_once(**kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _answer_whether_it_sees(**kwargs: Any) -> None:
-    """Let ``validate_notification_setup`` ask whether a worker shares the storage of contents, and the keys."""
-    from celery.worker import control  # not in processes that are no workers
+    """Let ``validate_notification_setup`` ask whether a worker shares the contents' storage and the keys."""
+    from celery.worker import control  # not in processes that are not workers
 
     @control.inspect_command(name=names.SEES, args=[("file", str)], signature="NAME")
     def sees(state: Any, file: str, **kwargs: Any) -> dict[str, bool]:
@@ -138,14 +140,14 @@ def _answer_whether_it_sees(**kwargs: Any) -> None:
 
 
 def _cancel(*delivery_ids: str) -> None:
-    """Cancel from the worker's main process."""
+    """Cancel deliveries in the worker's main process."""
     connection = connections[rows.database()]
     was_open = connection.connection is not None
     try:
         for delivery_id in delivery_ids:
             transitions.cancel(delivery_id)
     except (DatabaseError, InterfaceError) as error:
-        logger.error("Could not cancel what was revoked (%s).", type(error).__name__)
+        logger.error("Could not cancel revoked mails (%s).", type(error).__name__)
     finally:
         if not was_open:
             # A pool process that is forked later would inherit it.
@@ -155,8 +157,8 @@ def _cancel(*delivery_ids: str) -> None:
 @signals.worker_process_shutdown.connect(weak=False)  # prefork
 @signals.worker_shutdown.connect(weak=False)  # every other pool
 def _say_quit(**kwargs: Any) -> None:
-    """Leave no SMTP server waiting for a session that will not come back, and no journal for others to look at."""
-    # Only where mail is sent, as below.
+    """Close the SMTP sessions with QUIT, and the journal, so that other processes need not recover it."""
+    # Imported only where mail is sent, as in _recover().
     from email_integration.sending import own_journal
     from email_integration.sending.sessions import pool
 
@@ -164,18 +166,18 @@ def _say_quit(**kwargs: Any) -> None:
     own_journal.close()
 
 
-@signals.worker_process_init.connect(weak=False)  # prefork, whose processes are given four seconds for this
+@signals.worker_process_init.connect(weak=False)  # prefork, which gives a process four seconds for this
 def _recover_at_start(**kwargs: Any) -> None:
-    """Have what processes of this machine had in hand that have died: the one before this may be one of them."""
+    """Recover the mails of dead processes on this machine. This process may replace one of them."""
     threading.Thread(target=_recover, name="email_integration recovery", daemon=True).start()
 
 
 @signals.worker_ready.connect(weak=False)
 def _recover_where_none_forks(sender: Any = None, **kwargs: Any) -> None:
-    """The same under every other pool.
+    """Recover at the start in all other pools.
 
-    The main process of prefork has no such thread. It replaces a process that dies, and what is forked amid an import
-    or a transaction of another thread has their locks for ever: no task would end there.
+    The main process of prefork has no such thread. It replaces processes that die, and a process that is forked during
+    an import or a transaction of another thread inherits their locks forever: no task would ever end there.
     """
     if not serving.forks(sender.pool):
         _recover_at_start()
@@ -192,7 +194,7 @@ def _recover() -> None:
 
 @signals.worker_init.connect(weak=False)
 def _count(**kwargs: Any) -> None:
-    """Before there are processes, so that each of them counts."""
+    """Start counting before there are processes, so that each of them counts."""
     worker_exporter.begin()
 
 

@@ -1,8 +1,8 @@
-"""The tasks of a mail: ``send_email`` takes a mail, ``dispatch`` sends what waits, ``sweep`` finds what is due.
+"""The tasks of a mail: ``send_email`` submits a mail, ``dispatch`` sends waiting mail, ``sweep`` finds due mail.
 
-``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and wakes a worker; run by a
-worker (``send_task``), eagerly or as a plain function, its body submits. ``send_prepared`` does the same with a mail
-that ``send_email.prepare()`` has submitted before. ``dispatch`` is told a queue and no mail.
+``send_email`` called through ``.delay()`` or ``.apply_async()`` submits in the caller and wakes a worker. When a worker
+runs it (``send_task``), in eager mode or as a plain function, its body submits. ``send_prepared`` does the same with a
+mail that ``send_email.prepare()`` has submitted before. ``dispatch`` gets a queue and no mail.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .outbox import Call, OutboxTask, moment
 from .results import failure_of, summary
 from .wake_ups import CeleryTaskQueue, follow_anew, without_address
 
-#: Longer than any mail can take: the timeouts of the dialogue bound it, not the worker's global limits.
+#: Longer than any mail can take: the timeouts of the SMTP dialogue limit it, and not the worker's global limits.
 _NO_LIMIT = 24 * 3600
 
 
 class _SendEmail(OutboxTask):
-    """Submits in the caller instead of publishing the mail."""
+    """Submits the mail in the caller instead of publishing it."""
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str]:
         kept, queue = call.kept(), call.queue
@@ -50,14 +50,15 @@ class _SendEmail(OutboxTask):
 
     @sync_only("send_email.prepare()", instead="sync_to_async(send_email.prepare)()")
     def prepare(self, *args: Any, **kwargs: Any) -> Signature[Any]:
-        """Submit the mail now, in the current transaction, and have it sent when the signature returned is run.
+        """Submit the mail now, in the current transaction. It is sent when the returned signature is run.
 
-        The arguments are those of ``send_email``. The signature knows nothing but the delivery's id,
+        The arguments are those of ``send_email``. The signature contains only the delivery's id,
         ``signature.kwargs["delivery_id"]``, and ``due_at``, before which the mail is not sent; an ``eta`` or
-        ``countdown`` of the signature takes its place. It takes nothing from the task before it, and goes wherever a
-        signature of ``send_email`` would: what follows it in a chain, a group or a chord follows once the mail is
-        accepted. A mail whose signature is not run expires as any other, and can be cancelled. Raises as
-        ``send_email.delay()`` does.
+        ``countdown`` of the signature replaces it. It ignores the result of the previous task, and can be used wherever
+        a signature of
+        ``send_email`` can: the next step of a chain, a group or a chord runs after the mail is accepted. A mail whose
+        signature is never run expires like any other, and can be cancelled. Raises the errors of
+        ``send_email.delay()``.
         """
         mail = self.parameters.bind(*args, **kwargs).arguments
         options = _options(mail)
@@ -73,7 +74,7 @@ class _SendEmail(OutboxTask):
     name=names.SEND_EMAIL,
     throws=(InvalidMail, DeliveryFailed),
     # Only a call by name (``send_task``) comes here through the broker. Its mail is not in the database yet, and
-    # submitting it a second time under the same id changes nothing.
+    # submitting it again under the same id changes nothing.
     acks_late=True,
 )
 @with_options_listed
@@ -95,14 +96,16 @@ def send_email(
 ) -> dict[str, Any]:
     """Send a mail through the SMTP configuration that is active when it is sent.
 
-    ``from_email`` left out means the active configuration's sender. ``attachments`` are paths, ``(filename, content,
-    mimetype)`` tuples or MIME parts, read at once. ``idempotency_key`` makes the second call with the same key return
-    the first delivery. ``options`` are those of ``MailOptions``; ``eta``, ``countdown`` and ``expires`` of
-    ``apply_async()`` take the place of ``due_at`` and ``expires_at`` where these are left out.
+    ``body`` is the plain text, and ``html_body`` an HTML alternative to it. Without ``from_email`` the sender is that
+    of the active configuration. ``to``, ``cc``, ``bcc`` and ``reply_to`` are lists of addresses. ``attachments`` are
+    paths, ``(filename, content, mimetype)`` tuples or MIME parts, and are read immediately. ``headers`` are further
+    headers by name. A second call with the same ``idempotency_key`` returns the first delivery. ``options`` are those
+    of ``MailOptions``; ``eta``, ``countdown`` and ``expires`` of ``apply_async()`` replace ``due_at`` and
+    ``expires_at`` if these are missing.
 
-    The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``.
-    Raises ``InvalidMail`` in the caller; a mail that ends unaccepted makes ``AsyncResult.get()`` raise
-    ``DeliveryFailed``.
+    The result is a dictionary of ``id``, ``status``, ``message_id``, ``smtp_config``, ``code`` and ``reason``. Raises
+    ``InvalidMail`` in the caller. ``AsyncResult.get()`` raises ``DeliveryFailed`` for a mail that ends without being
+    accepted.
     """
     mail = {
         "subject": subject,
@@ -137,7 +140,7 @@ def send_email(
 
 
 class _SendPrepared(OutboxTask):
-    """Has the mail sent in the caller instead of publishing that it should be."""
+    """Sends the prepared mail in the caller instead of publishing a task for it."""
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
         task_id = call.task_id or uuid()
@@ -153,7 +156,7 @@ class _SendPrepared(OutboxTask):
             expires_at=call.expires_at,
         )
         if delivery is None:
-            return None  # a worker fails in its place: what is called then must not run in a web request
+            return None  # published, and fails in a worker: its callbacks must not run here
         if canvas.task_id_of(delivery) != task_id:
             _task_queue.answer(task_id, delivery, kept, repeated, queue=queue)
         return task_id, delivery.pk
@@ -164,12 +167,12 @@ class _SendPrepared(OutboxTask):
     base=_SendPrepared,
     name=names.SEND_PREPARED,
     throws=(DeliveryFailed,),
-    acks_late=True,  # as above: what is done already is not done again
+    acks_late=True,  # a repeated run changes nothing
 )
 def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dict[str, Any]:
     """Send the mail that ``send_email.prepare()`` has submitted, not before ``due_at`` (ISO 8601).
 
-    Run again under the same id it changes nothing; under another, it answers with how the mail stands. Raises
+    Another run under the same id changes nothing. A run under another id returns the mail's current result. Raises
     ``DeliveryFailed`` when there is no such mail.
     """
     request = self.request
@@ -178,7 +181,7 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
     not_before = moment("due_at", None if request.eta else due_at)
     delivery = _send_prepared(delivery_id, task_id=request.id, kept=kept, due_at=not_before)
     if delivery is None:
-        reason = "the prepared mail is not in the database: rolled back, not yet committed, or deleted"
+        reason = "the prepared mail is not in the database: it was rolled back, is not committed yet, or was deleted"
         raise DeliveryFailed(None, reason)
     if by_worker and canvas.task_id_of(delivery) == request.id:
         raise Ignore
@@ -186,24 +189,24 @@ def send_prepared(self: Any, delivery_id: str, due_at: str | None = None) -> dic
 
 
 def _send_prepared(delivery_id: str, *, task_id: str | None, kept: str, **how: Any) -> Delivery | None:
-    """Have the mail sent unless it was called before; return it, None if there is none."""
+    """Send the mail unless it was called before. Return it; None if it does not exist."""
     delivery = rows.load(delivery_id)
     while delivery is not None and delivery.options == canvas.UNCALLED:
         if transitions.send_prepared(delivery, kept=kept, **how):
             break
-        delivery = rows.load(delivery_id)  # it was moved meanwhile
+        delivery = rows.load(delivery_id)  # it has moved meanwhile
     if delivery is not None and canvas.task_id_of(delivery) == task_id:
         follow_anew(delivery, kept)
     return delivery
 
 
 def _is_by_worker(request: Any) -> bool:
-    """Whether a message brought the task, so that whatever follows it is for us to keep."""
+    """Return whether a message started the task, so that this app must store its continuation."""
     return not (request.called_directly or request.is_eager)
 
 
 def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
-    """The result of a call that nobody waits for any longer. Raises ``DeliveryFailed`` for a mail that has failed."""
+    """Return the mail's current state as the result of a call. Raises ``DeliveryFailed`` for a mail that has failed."""
     delivery.refresh_from_db(fields=["status", "code", "reason", "smtp_config"])
     failure = failure_of(delivery)
     if failure is not None:
@@ -214,8 +217,8 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
 @shared_task(
     bind=True,
     name=names.DISPATCH,
-    # The result of a mail is stored with its outcome, in one commit. Nothing that befalls this task, such as the loss
-    # of its process, is a mail's result.
+    # The result of a mail is stored in the commit of its outcome. A failure of this task, such as the loss of its
+    # process, is not the result of a mail.
     ignore_result=True,
     store_errors_even_if_ignored=False,
     acks_late=False,
@@ -226,16 +229,17 @@ def _as_it_stands(delivery: Delivery) -> dict[str, Any]:
 )
 @recursion.within_attempts()
 def dispatch(self: Any, queue: str, joins: bool = False) -> dict[str, int]:
-    """Send the mail that waits in a queue; the name is '' for the queue that Celery chooses.
+    """Send the mail that waits in a queue. ``queue`` '' is the queue that Celery chooses.
 
-    With ``joins`` others were at it when this was published, who may have another one published from now on.
+    Return the number of deliveries by final status. ``joins`` means that other dispatchers were at work when this
+    wake-up was published; they may publish another one from now on.
     """
     if joins:
         wakeups.joined(queue)
-    # Only where mail is sent: it keeps a journal.
+    # Imported only where mail is sent, because it opens a journal.
     from email_integration.sending import dispatcher
 
-    if self.request.is_eager:  # in the caller's thread, whose transaction other threads do not see
+    if self.request.is_eager:  # in the caller's thread: other threads do not see its transaction
         return Counter(str(one.current_status) for one in dispatcher.send_inline(queue))
     send = functools.partial(dispatcher.dispatch, along=(Priority.HIGH,) if places.serves_urgent() else ())
     return places.dispatch(queue, send)
@@ -243,7 +247,10 @@ def dispatch(self: Any, queue: str, joins: bool = False) -> dict[str, int]:
 
 @shared_task(name=names.REPEATED, acks_late=False)
 def repeated(delivery_id: str) -> dict[str, Any]:
-    """Answer for a task id whose mail had been submitted before, under another id."""
+    """Return the result for a task id whose mail had been submitted before under another id.
+
+    Raises ``DeliveryFailed`` for a mail that has failed or was deleted.
+    """
     delivery = rows.load(delivery_id)
     if delivery is None:
         raise DeliveryFailed(None, "the first submission was deleted")
@@ -255,8 +262,8 @@ def repeated(delivery_id: str) -> dict[str, Any]:
 
 @shared_task(name=names.SWEEP, ignore_result=True, acks_late=False)
 def sweep() -> int:
-    """Wake each queue that has mail due that nothing is working on; returns how many."""
-    # It has each sweep recover first; only where mail is sent.
+    """Wake each queue with due mail that no worker is sending, and return how many were woken."""
+    # The import registers recovery, which each sweep runs first. Only where mail is sent.
     from email_integration.sending import recovery  # noqa: F401
 
     began = time.monotonic()
@@ -266,7 +273,7 @@ def sweep() -> int:
 
 
 def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOptions:
-    """The options among the arguments of ``send_email``, with the times of a ``call`` where these give none."""
+    """Return the options among the arguments of ``send_email``, with the times of ``call`` as defaults."""
     given = {name: arguments[name] for name in MailKeywords.__annotations__ if name in arguments}
     if call is not None:
         for name, time_of_call in (("due_at", call.due_at), ("expires_at", call.expires_at)):
@@ -275,7 +282,7 @@ def _options(arguments: Mapping[str, Any], call: Call | None = None) -> MailOpti
     return MailOptions(**given) if given else _USUAL
 
 
-#: Those of most mails.
+#: The options of most mails.
 _USUAL = MailOptions()
 
 
@@ -283,7 +290,7 @@ _USUAL = MailOptions()
 def _submit(
     arguments: Mapping[str, Any], options: MailOptions, *, delivery_id: str | None = None, **how: Any
 ) -> Delivery:
-    """Submit what ``send_email`` was called with."""
+    """Submit a mail with the arguments of ``send_email``."""
     given = {name: value for name, value in arguments.items() if name not in MailKeywords.__annotations__}
     key = given.pop("idempotency_key", None)
     made = build_delivery(compose(**given), options, delivery_id=delivery_id, idempotency_key=key, **how)

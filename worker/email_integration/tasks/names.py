@@ -1,4 +1,4 @@
-"""The names of the tasks. They are in messages and in result rows: changing one loses what is under way."""
+"""The names of the tasks. Messages and result rows contain them, so changing a name loses tasks in progress."""
 
 SEND_EMAIL = "email_integration.tasks.send_email"
 DISPATCH = "email_integration.tasks.dispatch"
@@ -8,9 +8,9 @@ SWEEP = "email_integration.tasks.sweep"
 PRUNE = "email_integration.tasks.prune"
 EVALUATE_ALERTS = "email_integration.tasks.evaluate_alerts"
 
-#: What a worker must know, lest it throw messages away.
+#: The tasks that a worker must know. It discards messages of unknown tasks.
 ALL = frozenset({SEND_EMAIL, DISPATCH, SEND_PREPARED, REPEATED, SWEEP, PRUNE, EVALUATE_ALERTS})
 
-#: A question that every worker answers, by Celery's remote control.
+#: Questions that every worker answers through Celery's remote control.
 SEES = "email_integration_sees"
 KEYS = "email_integration_keys"

@@ -1,4 +1,4 @@
-"""What tasks have in common that are called in the caller's transaction instead of being published."""
+"""The common part of tasks that run in the caller's transaction instead of being published."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LONGEST = 255
 
 
 class DeliveryResult(AsyncResult[Any]):
-    """The ``AsyncResult`` of a mail; ``delivery_id`` is that of the delivery where it is not the result's own."""
+    """The ``AsyncResult`` of a mail. ``delivery_id`` is set when it differs from the result's id."""
 
     delivery_id: str | None = None
 
@@ -43,14 +43,14 @@ class DeliveryResult(AsyncResult[Any]):
 
     @sync_only("revoke() of a mail", instead="email_integration.acancel()")
     def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Cancel the delivery in the database, at once; tell the workers only when it was too late for that."""
+        """Cancel the delivery in the database immediately. Tell the workers only if it was too late for that."""
         if transitions.cancel(self.delivery_id or self.id) is None:
             super().revoke(*args, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What ``apply_async`` was given beside the task's arguments."""
+    """The arguments of ``apply_async`` besides those of the task."""
 
     task_id: str | None
     options: dict[str, Any]
@@ -59,74 +59,76 @@ class Call:
 
     @property
     def due_at(self) -> dt.datetime | None:
-        """When ``eta`` or ``countdown`` want it. Raises ``InvalidMail``."""
+        """The time that ``eta`` or ``countdown`` gives. Raises ``InvalidMail``."""
         countdown = self.options.get("countdown")
         return moment("eta", self.options.get("eta")) if countdown is None else from_now("countdown", countdown)
 
     @property
     def expires_at(self) -> dt.datetime | None:
-        """When Celery's ``expires`` ends it. Raises ``InvalidMail``."""
+        """The time that Celery's ``expires`` gives. Raises ``InvalidMail``."""
         return moment("expires", self.options.get("expires"))
 
     @property
     def queue(self) -> str:
-        """What the row keeps of the queue that was chosen; '' when none was. Raises ``InvalidMail``."""
+        """The text that the row stores for the chosen queue; '' when none was chosen. Raises ``InvalidMail``."""
         chosen = {
             name: self.options[name] for name in wake_ups.ROUTING_OPTIONS if self.options.get(name) not in (None, "")
         }
         if not chosen:
-            return ""  # as for most
+            return ""  # as for most mails
         for name, value in chosen.items():
             if not rows.is_name(value):
                 raise InvalidMail(
-                    f"{name} of apply_async() must be text of 1 to 255 characters, without controls, not "
-                    f"{quoted(value)}."
+                    f"{name} of apply_async() must be text of 1 to 255 characters, without control characters, "
+                    f"not {quoted(value)}."
                 )
         queue = wake_ups.as_queue(chosen)
         if len(queue) > _LONGEST:
-            raise InvalidMail(f"{' and '.join(chosen)} of apply_async() must be shorter, not {quoted(queue)}.")
+            raise InvalidMail(f"{' and '.join(chosen)} of apply_async() must be shorter than {quoted(queue)}.")
         return queue
 
     def kept(self, task_id: str | None = None) -> str:
-        """What the row keeps of the rest, with ``task_id`` if that is not the delivery's. Raises ``InvalidMail``."""
+        """Return the text that the row stores for the other options. Raises ``InvalidMail``.
+
+        ``task_id`` is given only when it differs from the delivery's id.
+        """
         priority = self.options.get("priority")
         if priority is not None and not canvas.is_message_priority(priority):
             raise InvalidMail(f"priority of apply_async() must be a number from 0 to 255, not {quoted(priority)}.")
         try:
             return canvas.keep(self.options, task_id=task_id, link=self.link, link_error=self.link_error)
-        except Exception as error:  # each serializer has its own
-            raise refusal("What follows the mail cannot be kept as JSON", error) from error
+        except Exception as error:  # each serializer has its own errors
+            raise refusal("The continuation of the mail cannot be stored as JSON", error) from error
 
 
 class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the two would only say Any
-    """A task that is taken in the caller: it is in the database when ``apply_async`` returns, and not in the broker."""
+    """A task that runs in the caller. When ``apply_async`` returns, it is in the database and not in the broker."""
 
     @functools.cached_property
     def parameters(self) -> inspect.Signature:
-        """What the task is called with."""
+        """The signature of the task."""
         return inspect.signature(self.run)
 
     @functools.cached_property
     def _names(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The names of all parameters, and of those that have no default."""
+        """The names of all parameters, and of those without a default."""
         parameters = self.parameters.parameters.values()
         return frozenset(one.name for one in parameters), frozenset(
             one.name for one in parameters if one.default is one.empty
         )
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the task is called with, by name. Raises ``TypeError`` as the call would."""
+        """Return the arguments of the task by name. Raises the ``TypeError`` of a call."""
         every, required = self._names
         if not args and required <= kwargs.keys() <= every:
-            return kwargs  # as most are; to bind them takes ten times as long
+            return kwargs  # as in most calls; binding takes ten times as long
         return self.parameters.bind(*args, **kwargs).arguments
 
     def take(self, arguments: Mapping[str, Any], call: Call) -> tuple[str, str] | None:
-        """Do in the caller's transaction what the task is for; return the ids of its result and of the delivery.
+        """Do the task's work in the caller's transaction, and return the ids of its result and of the delivery.
 
-        None is to have it published.
-
-        What is published a worker runs, as any task.
+        ``arguments`` are those of the task by name, and ``call`` the other arguments of ``apply_async``. If it returns
+        None, the task is published, and a worker runs it like any other task.
         """
         raise NotImplementedError
 
@@ -148,18 +150,18 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         shadow: str | None = None,
         **options: Any,
     ) -> Any:
-        """Take the mail and return the ``AsyncResult`` of its delivery.
+        """Submit the mail and return the ``AsyncResult`` of its delivery.
 
         ``eta``, ``countdown`` (seconds), ``expires`` (seconds or datetime), ``queue``, ``priority``, ``task_id``,
-        ``link``, ``link_error`` and everything the canvas passes mean what they mean to Celery. ``producer`` and
-        ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, ``TypeError`` for
-        arguments the task does not have.
+        ``link``, ``link_error`` and all arguments of the canvas have the same meaning as in Celery. ``producer`` and
+        ``connection`` are not used. Raises ``InvalidMail`` for a mail that cannot be sent as given, and ``TypeError``
+        for arguments that the task does not have.
         """
         if isinstance(options.get("priority"), str):
-            raise InvalidMail("priority= of apply_async() is Celery's number; give 'high' among the mail's arguments.")
+            raise InvalidMail("priority of apply_async() is Celery's number; pass 'high' among the mail's arguments.")
         misplaced = options and sorted(options.keys() & MailKeywords.__annotations__.keys() - {"priority"})
         if misplaced:
-            raise InvalidMail(f"Give {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
+            raise InvalidMail(f"Pass {', '.join(misplaced)} among the mail's arguments, not to apply_async().")
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         self._check_queue(options.get("queue"))
@@ -182,9 +184,9 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
         return result
 
     def _check_queue(self, queue: Any) -> None:
-        """Raise ``InvalidMail`` for a queue that Celery neither knows nor makes: no worker would hear of the mail."""
+        """Raise ``InvalidMail`` for a queue that Celery neither knows nor creates: no worker would get its mail."""
         if not isinstance(queue, str):
-            return  # left out, or nothing that a row can keep
+            return  # missing, or not a value that a row can store
         try:
             self.app.amqp.router.expand_destination({"queue": queue})
         except QueueNotFound:
@@ -195,23 +197,23 @@ class OutboxTask(Task):  # type: ignore[type-arg]  # generic in its stubs; the t
 
 
 def moment(name: str, value: float | dt.datetime | str | None) -> dt.datetime | None:
-    """The time that Celery's option ``name`` gives: a datetime, the same in ISO 8601, or seconds from now.
+    """Return the time of Celery's option ``name`` as the database stores it. Raises ``InvalidMail``.
 
-    Returned as the database takes it. Raises ``InvalidMail``.
+    ``value`` is a datetime, a datetime as text (ISO 8601), or a number of seconds from now.
     """
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidMail(f"{name} must be a datetime, in ISO 8601 when it is text, not {quoted(value)}.") from None
+            raise InvalidMail(f"{name} must be a datetime or text in ISO 8601, not {quoted(value)}.") from None
     if value is None or isinstance(value, dt.datetime):
         return checked_time(name, value)
     return from_now(name, value)
 
 
 def from_now(name: str, value: float) -> dt.datetime:
-    """The moment so many seconds from now. Raises ``InvalidMail``."""
+    """Return the time ``value`` seconds from now. Raises ``InvalidMail``, which names the argument ``name``."""
     try:
         return as_stored(timezone.now() + schedule.seconds(float(value)))
-    except (TypeError, ValueError, OverflowError):  # no number; not a finite one; beyond the year 9999
+    except (TypeError, ValueError, OverflowError):  # not a number, not finite, or after the year 9999
         raise InvalidMail(f"{name} must be a number of seconds, not {quoted(value)}.") from None

@@ -1,4 +1,4 @@
-"""The tasks that beat runs besides the sweep: deleting what is kept no longer, and evaluating alerts."""
+"""The tasks that beat runs besides the sweep: deleting old data, and evaluating alerts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from . import names
 logger = logging.getLogger(__name__)
 
 
-# No limit: it works in short transactions, and one that is ended goes on the next day.
+# No limit: the task works in short transactions, and an interrupted one continues the next day.
 @shared_task(name=names.PRUNE, ignore_result=True, acks_late=False, time_limit=24 * 3600, soft_time_limit=24 * 3600)
 def prune() -> dict[str, int]:
-    """Delete what is kept no longer; returns how many of each."""
+    """Delete the data whose retention time is over, and return the number of each kind."""
     return asdict(retention.prune())
 
 
 @shared_task(name=names.EVALUATE_ALERTS, ignore_result=True, acks_late=False)
 def evaluate_alerts() -> int:
-    """Evaluate once; return how many alerts are on. Beside the sweep: a slow web hook must not hold that up."""
+    """Evaluate all alerts once, and return how many are active.
+
+    Apart from the sweep, which a slow web hook must not block.
+    """
     try:
         return alerts.evaluate()
-    except (DatabaseError, InterfaceError) as error:  # the next evaluation comes soon
+    except (DatabaseError, InterfaceError) as error:  # the next evaluation follows soon
         logger.error("Could not evaluate alerts (%s).", type(error).__name__)
         return 0

@@ -1,21 +1,23 @@
-"""The places of dispatchers: at most half of a worker's processes dispatch, but always one.
+"""The places of dispatchers: at most half of a worker's processes dispatch, but always at least one.
 
-All of them may where the worker serves mail alone. Thus a flood of mail leaves processes to a worker's other tasks.
+All processes may dispatch if the worker serves only mail. So a large amount of mail leaves processes for a worker's
+other tasks.
 
-A wake-up that finds no place is neither lost nor published again and again: it is noted that its queue waits, once for
-each queue, and the process is free at once. A process that holds a place serves what waits, the urgent first, when its
-own slice is over, and publishes a wake-up for each of the others when it leaves. So what is urgent waits for one slice.
+A wake-up that finds no place is neither lost nor published repeatedly. A note is made that its queue waits, once for
+each queue, and the process is free immediately. A process with a place serves the waiting queues, urgent ones first,
+when its own slice is over. It publishes a wake-up for each remaining queue when it leaves. So urgent mail waits for one
+slice.
 
-That nothing is missed rests on one lock, under which both happen as one: to find no place and note the queue; to leave
-a place and take all notes along. Say a dispatcher of Q has looked for the last time, then mail is committed, and its
-wake-up is run before that dispatcher has left its place, the only one. Then Q is noted before it leaves, and it
-publishes the wake-up anew. If the wake-up is run after that, it finds a place. To ``queue.wakeups`` a note is a wake-up
-that is outstanding.
+No queue is missed because one lock makes each of two operations atomic: finding no place and noting the queue; and
+leaving a place and taking all notes. For example, the dispatcher of Q, which has the only place, has checked for the
+last time. Then mail is committed, and its wake-up runs before that dispatcher has left its place. Q is noted before the
+dispatcher leaves, so the dispatcher publishes the wake-up again. If the wake-up runs later, it finds a place. For
+``queue.wakeups`` a note is an outstanding wake-up.
 
-Places are POSIX locks of octets in a file without a name. The system takes them from a process that dies, and a forked
-process has none. Notes are in memory that is shared before the fork. What is noted while all that hold a place are
-killed is published by the next process that leaves one; until then the sweep finds the mail, as it does for each
-wake-up whose process is killed.
+Places are POSIX locks of octets in a file without a name. The system releases them when a process dies, and a forked
+process has none. Notes are in memory that is shared before the fork. If all processes with a place are killed, the next
+process that leaves a place publishes their notes. Until then the sweep finds the mail, as it does for each wake-up
+whose process is killed.
 """
 
 from __future__ import annotations
@@ -47,66 +49,71 @@ try:
 except ImportError:  # Windows, where a worker has one process
     fcntl = None  # type: ignore[assignment]
 
-#: Queues that one task serves in turn, an urgent one apart; more would hold up warm shutdown and max_tasks_per_child.
+#: Queues that one task serves in turn, besides an urgent one. More would delay warm shutdown and max_tasks_per_child.
 _TURNS = 3
 
-#: Seconds by which a queue that waits goes before one of the next priority. What waits for longer than that is next.
+#: Seconds by which a waiting queue precedes one of the next lower priority. A queue that waits longer than that is
+#: next.
 _AHEAD = 5.0
 
-#: Octets of the shared memory, and what it begins with: how many may dispatch, whether urgent mail is served, and the
+#: Octets of the shared memory, and its header: how many processes may dispatch, whether urgent mail is served, and the
 #: length of the notes.
 _SIZE = 1 << 16
 _HEAD = struct.Struct("=I?I")
 
-#: Which octet of the file is locked: by who reads or writes the memory; by the holder of the first place.
+#: The octets of the file that are locked: for access to the memory; and for the first place.
 _MUTEX, _FIRST = 0, 1
 
 
 class Places:
-    """The places of one worker; to be made before its processes are forked."""
+    """The places of one worker. Create it before the worker's processes are forked."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SIZE)
-        # Not the memory's own: mmap closes a descriptor of its file at its end, which would end this process's locks.
+        # Not the memory's file: when mmap ends it closes a descriptor of its file, which would end this process's
+        # locks.
         self._file = os.memfd_create("places") if hasattr(os, "memfd_create") else _unnamed_file()
         self._lock = threading.RLock()
-        #: By this process, in several threads. To the system they are one.
+        #: Places held by this process, in several threads. The system does not distinguish them.
         self._held: set[int] = set()
 
     def forget(self) -> None:
-        """Be a forked process: it holds no place, and no other thread of it holds the lock."""
+        """Reset after a fork: the child holds no place, and no thread of it holds the lock."""
         self._lock = threading.RLock()
         self._held = set()
 
     @property
     def allowed(self) -> int:
-        """How many may dispatch; 0 while that is not known."""
+        """How many processes may dispatch; 0 while this is unknown."""
         return int(_HEAD.unpack_from(self._memory)[0])
 
     @property
     def serves_urgent(self) -> bool:
-        """Whether the worker takes messages from the queue of urgent mail."""
+        """Whether the worker consumes the queue of urgent mail."""
         return bool(_HEAD.unpack_from(self._memory)[1])
 
     def allow(self, number: int, *, serves_urgent: bool = False) -> None:
-        """Have so many dispatch from now on; what dispatches already is left to its slice."""
+        """Let ``number`` processes dispatch from now on. Running dispatchers complete their slice.
+
+        ``serves_urgent`` says whether the worker consumes the queue of urgent mail.
+        """
         with self._alone():
             _HEAD.pack_into(self._memory, 0, number, serves_urgent, _HEAD.unpack_from(self._memory)[2])
 
     def take(self, queue: str) -> int | None:
-        """Take a place for a wake-up of this queue; None when there is none, and it is noted that the queue waits."""
+        """Take a place for a wake-up of this queue. If there is none, note that the queue waits and return None."""
         with self._alone():
             waiting = self._waiting()
             place = next((one for one in range(_FIRST, _FIRST + self.allowed) if self._is_taken_now(one)), None)
             if place is None:
-                # One too many dispatches where more queues wait than there is room for.
+                # When there is no room to note more queues, one more process dispatches.
                 return None if self._keep({queue: time.monotonic()} | waiting) else _MUTEX
             waiting.pop(queue, None)
             self._keep(waiting)
             return place
 
     def next(self, served: Collection[str]) -> str | None:
-        """The queue that the holder of a place serves next, after these; it is then no longer noted. None to leave."""
+        """Return the next queue for the holder of a place, after ``served``, and remove its note; None to leave."""
         is_last = len(served) >= _TURNS
         with self._alone():
             waiting = self._waiting()
@@ -118,7 +125,7 @@ class Places:
             return queue
 
     def leave(self, place: int) -> list[str]:
-        """Leave a place; return the queues that wait, the urgent first, for which a wake-up is to be published."""
+        """Leave a place. Return the waiting queues, urgent ones first, whose wake-ups the caller must publish."""
         with self._alone():
             if place != _MUTEX:
                 self._held.remove(place)
@@ -143,23 +150,26 @@ class Places:
         if fcntl is not None:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            except OSError:  # EACCES or EAGAIN, by the system: another process has it
+            except OSError:  # EACCES or EAGAIN, depending on the system: another process has it
                 return False
         self._held.add(place)
         return True
 
     def _waiting(self) -> dict[str, float]:
-        """The queues that are noted, and since when by ``time.monotonic``, which is one for all processes of a host."""
+        """Return the noted queues, and since when by ``time.monotonic``.
+
+        That clock is the same for all processes of a host.
+        """
         length = _HEAD.unpack_from(self._memory)[2]
         notes: dict[str, float] = json.loads(self._memory[_HEAD.size : _HEAD.size + length] or b"{}")
         return notes
 
     def _keep(self, waiting: Mapping[str, float]) -> bool:
-        """Note these queues and no others; False when there is no room for them."""
+        """Note exactly these queues. Return False when there is no room for them."""
         notes = json.dumps(waiting).encode() if waiting else b""
         if _HEAD.size + len(notes) > _SIZE:
             return False
-        # In this order: a process that is killed meanwhile leaves no notes, and none that cannot be read.
+        # In this order, a process that is killed meanwhile leaves no notes, but never unreadable ones.
         _HEAD.pack_into(self._memory, 0, self.allowed, self.serves_urgent, 0)
         self._memory[_HEAD.size : _HEAD.size + len(notes)] = notes
         _HEAD.pack_into(self._memory, 0, self.allowed, self.serves_urgent, len(notes))
@@ -177,22 +187,22 @@ def _unlock(file: int, octet: int) -> None:
 
 
 def _behind(queue: str) -> float:
-    """Seconds by which the priorities of a queue have it wait behind others; a caller's own is as the usual one."""
+    """Return the seconds by which a queue's priority delays it. A queue chosen by a caller counts as normal."""
     priorities = priorities_of(queue) or (Priority.NORMAL,)
     return _AHEAD * (Priority.HIGH not in priorities) + _AHEAD * (priorities == (Priority.BULK,))
 
 
 # -- in a worker ----------------------------------------------------------------------------------------------------
 
-#: Those of this worker; None in a process that is none.
+#: The places of this worker; None in a process that is not a worker.
 _places: Places | None = None
 
 
 def dispatch(queue: str, send: Callable[[str], Mapping[str, int]]) -> dict[str, int]:
-    """``send`` what is due in this queue, and in others that wait, if there is a place for it.
+    """Call ``send`` for this queue, and for others that wait, if there is a place.
 
-    Returns how many mails ended with which status; nothing where there was no place. Without the rule where the worker
-    has said nothing of it, as in a process that is none.
+    Return how many mails ended with which status; empty without a place. There is no limit if the worker has not set
+    one, as in a process that is not a worker.
     """
     places = _places
     if places is None or not places.allowed:
@@ -214,18 +224,18 @@ def dispatch(queue: str, send: Callable[[str], Mapping[str, int]]) -> dict[str, 
 
 
 def serves_urgent() -> bool:
-    """Whether this worker serves the queue of urgent mail, so that its dispatchers of other queues may take it along.
+    """Return whether this worker serves the queue of urgent mail. If so, its other dispatchers also send urgent mail.
 
-    A worker that does not leaves it to those that do: they may be there so that it is sent by them alone.
+    Another worker leaves urgent mail to those that serve it, because they may be reserved for it.
     """
     return _places is not None and _places.serves_urgent
 
 
 def allowed(processes: int, served: Collection[str], *, default: str) -> int:
-    """How many of a worker's processes may dispatch.
+    """Return how many of a worker's processes may dispatch.
 
-    ``served`` are the queues that it takes messages from, ``default`` is that of tasks for which none is named. A sweep
-    takes a moment, so that its queue is as those of mail.
+    ``processes`` is the number of its processes, ``served`` are the queues that it consumes, and ``default`` is the
+    queue of tasks without another. The sweep's queue counts as a mail queue, because a sweep takes only a moment.
     """
     of_mail_alone = {*map(queue_of, Priority), conf.get("SWEEP_QUEUE")} - {"", default}
     return processes if served and set(served) <= of_mail_alone else max(1, processes // 2)
@@ -247,7 +257,7 @@ after_fork_in_child(_forget)
 
 @signals.task_received.connect(weak=False)
 def _note(sender: Any, request: Any, **kwargs: Any) -> None:
-    """Before each wake-up: both the processes of a worker and its queues may change while it runs."""
+    """Update the limit before each wake-up, because a worker's processes and queues may change while it runs."""
     if _places is not None and request.name == names.DISPATCH:
         app = sender.app
         served, default = app.amqp.queues.consume_from, app.conf.task_default_queue

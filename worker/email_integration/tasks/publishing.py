@@ -1,4 +1,4 @@
-"""Publishing: short timeouts, a circuit breaker for a broker that is away, and which failures are not the broker's."""
+"""Publishing: short timeouts, a circuit breaker for an unreachable broker, and failures that are not the broker's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kombu.exceptions import LimitExceeded, OperationalError
 
 from email_integration import conf
 
-#: A message that is sent when it is given a producer.
+#: A message that is sent when it is called with a producer.
 Message = Callable[[Producer], object]
 
-#: Seconds for which no process tries a broker that has just failed; the sweep finds what was submitted meanwhile.
+#: Seconds for which a process does not try a broker that has just failed. The sweep finds mail submitted meanwhile.
 _PAUSE = 5.0
 
-#: Messages that are sent in one go.
+#: Messages that are sent at once.
 _BATCH = 200
 
 
 def hear_what_is_refused(producer: Producer) -> None:
-    """Ask RabbitMQ for anything, which it answers in turn. Raises what it refuses.
+    """Ask RabbitMQ for any reply, because it replies in order. Raises the error of a refused message.
 
-    To be sent after all others to a queue, or what it refuses comes in the way of the next messages to any queue.
+    Call it after all other messages to a queue. Otherwise the error would disturb the next messages to any queue.
     """
     connection: Any = producer.connection
     channel: Any = producer.channel
@@ -36,10 +36,10 @@ def hear_what_is_refused(producer: Producer) -> None:
 
 
 class Publisher:
-    """Publishes by way of the broker of an app, which ``app`` gives.
+    """Publishes through the broker of an app, which ``app`` returns.
 
-    ``_open_until`` (monotonic seconds) is all its state: until then its circuit breaker is open, and the broker is
-    not tried.
+    ``_open_until`` (monotonic seconds) is its only state: until then its circuit breaker is open, and the broker is not
+    tried.
     """
 
     def __init__(self, app: Callable[[], Any]) -> None:
@@ -47,7 +47,7 @@ class Publisher:
         self._open_until = 0.0
 
     def _publish(self, messages: Sequence[Message]) -> None:
-        """Publish to one queue; raises what the broker raises, at once while the circuit breaker is open."""
+        """Publish to one queue. Raises the broker's errors, immediately while the circuit breaker is open."""
         if time.monotonic() < self._open_until:
             raise OperationalError("the broker failed a moment ago")
         started = time.monotonic()
@@ -55,12 +55,13 @@ class Publisher:
             try:
                 self._publish_now(messages)
             except Exception:
-                # A connection that idled too long fails at once and a new one works; a dead broker gets no second try.
+                # A connection that was idle too long fails immediately, and a new one works. A dead broker gets no
+                # second try.
                 if time.monotonic() - started > 0.2:
                     raise
                 self._publish_now(messages)
         except LimitExceeded:
-            raise  # every connection was in use, which says nothing about the broker
+            raise  # all connections are in use: no fault of the broker
         except Exception as error:
             if not self._is_of_the_queue(error):
                 self._open_until = time.monotonic() + _PAUSE
@@ -81,13 +82,13 @@ class Publisher:
                 raise
 
     def _is_of_the_queue(self, error: Exception) -> bool:
-        """Whether it says nothing of the broker: it is of this queue, or of what the project does at publishing.
+        """Return whether the error does not concern the broker, but this queue, or the project's own publishing code.
 
-        RabbitMQ ends the channel for a queue or an exchange that it does not have (404), that it has otherwise (406) or
-        that is not ours (403). To other brokers such an error is one of their own, as Redis's want of memory, unless
-        Redis says that the key is not ours, or no list.
+        RabbitMQ closes the channel for a queue or an exchange that does not exist (404), differs from its declaration
+        (406) or is forbidden (403). With other brokers a channel error concerns the broker, such as when Redis is out
+        of memory, unless Redis reports that the key is forbidden or not a list.
         """
-        # Not at the start: it takes its time, and imports OpenTelemetry.
+        # Imported late, because it is slow and imports OpenTelemetry.
         from redis.exceptions import NoPermissionError, ResponseError
 
         if isinstance(error, QueueNotFound | NoPermissionError):
@@ -98,12 +99,12 @@ class Publisher:
         of_broker: set[type[BaseException]] = {OSError, OperationalError, LimitExceeded, *template.connection_errors}
         if template.transport.driver_type != "amqp":
             of_broker.update(template.channel_errors)
-        of_broker.discard(KeyError)  # kombu's own, for Redis, while it consumes
+        of_broker.discard(KeyError)  # kombu's own for Redis, while it consumes
         return not isinstance(error, tuple(of_broker))
 
 
 def _open_channel(connection: Any, producer: Producer) -> None:
-    """Connect, if the producer is not. Raises what the broker raises, as ``OperationalError`` whatever it is of."""
+    """Connect the producer if it is not connected. Raises the broker's errors as ``OperationalError``."""
     try:
         producer.channel  # noqa: B018  # the first look makes it
     except connection.channel_errors as error:  # such as a refused login
@@ -112,15 +113,15 @@ def _open_channel(connection: Any, producer: Producer) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _template(app: Any, timeout: float) -> Connection:
-    """What kombu keeps its pool of connections by, which this one itself is not in."""
+    """Return the connection that identifies kombu's connection pool. It is not itself in the pool."""
     return connection_of(app, timeout)
 
 
 def connection_of(app: Any, timeout: float) -> Connection:
-    """A connection that gives up after ``timeout`` seconds, which the application's own settings need not."""
+    """Return a connection that gives up after ``timeout`` seconds. The application's settings may be more patient."""
     connection: Connection = app.connection_for_write(connect_timeout=timeout)
     transport = str(connection.transport_cls)
-    # kombu takes these for its own reconnecting, which would otherwise sleep between tries.
+    # kombu uses these for its own reconnecting, which would otherwise sleep between tries.
     limits: dict[str, float | bool] = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
     if "redis" in transport or "valkey" in transport:
         limits |= {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry_on_timeout": False}

@@ -1,4 +1,4 @@
-"""What Celery's result backend is told of a delivery: never an address, never the server's text."""
+"""The results of deliveries for Celery's result backend: without addresses and without the server's text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import names
 
 
 def summary(delivery: Delivery) -> dict[str, Any]:
-    """What ``AsyncResult(id).get()`` gives."""
+    """Return the value of ``AsyncResult(id).get()``."""
     return {
         "id": delivery.pk,
         "status": str(delivery.status),
@@ -31,7 +31,7 @@ def summary(delivery: Delivery) -> dict[str, Any]:
 
 
 def failure_of(delivery: Delivery) -> DeliveryFailed | None:
-    """What it raises instead when the mail ended unaccepted."""
+    """Return the exception that ``get()`` raises for a mail that ended without being accepted, else None."""
     status = Status(delivery.status)
     if not status.is_final or status is Status.ACCEPTED:
         return None
@@ -39,7 +39,7 @@ def failure_of(delivery: Delivery) -> DeliveryFailed | None:
 
 
 def state_of(delivery: Delivery) -> tuple[str, Any]:
-    """Celery's state of the delivery, and its result: a value, or the exception that it raises."""
+    """Return Celery's state of the delivery, and its result: a value or an exception."""
     failure = failure_of(delivery)
     if failure is not None:
         return states.FAILURE, failure
@@ -49,28 +49,29 @@ def state_of(delivery: Delivery) -> tuple[str, Any]:
 
 
 def is_beside_deliveries(backend: Any) -> bool:
-    """Whether the result backend keeps its rows, those of django-celery-results, in the database of deliveries."""
-    # Nothing that is made of it: it may store in a way of its own.
+    """Return whether the result backend is django-celery-results with rows in the database of deliveries."""
+    # No subclass of it, because that may store results differently.
     if type(backend).__module__ != "django_celery_results.backends.database":
         return False
     return bool(router.db_for_write(backend.TaskModel) == rows.database())
 
 
 def require_unclaimed(backend: Any, request: Context) -> None:
-    """Raise ``OperationalError`` while the body of the chord, of which this is a part, is another process's to publish.
+    """Raise ``OperationalError`` while another process is to publish the body of the chord that this mail is a part of.
 
-    Celery's backend for Redis says so for some seconds, from when the last part has counted. So this one has counted
-    before. If the other process was killed, counting it once more after that time has the body published.
+    Celery's backend for Redis reports that for some seconds, from the time when the last part was counted. So this part
+    has already been counted. If the other process was killed, counting this part again after that time publishes the
+    body.
     """
     if not (request.chord and request.group and hasattr(backend, "_chord_zset")):
         return
     claim, size = (backend.get(backend.get_key_for_group(request.group, key)) for key in (".c", ".s"))
     if size is not None and claim not in (None, b"done", "done"):
-        raise OperationalError("another process is to publish the body of the chord")
+        raise OperationalError("another process has claimed the body of the chord")
 
 
 def row(backend: Any, task_id: str, delivery: Delivery) -> Row:
-    """The row that the backend would have made of it, in one statement where it takes four."""
+    """Return the row of the result ``task_id`` as the backend writes it, which takes one statement instead of four."""
     state, result = state_of(delivery)
     content_type, encoding, encoded = backend.encode_content(backend.encode_result(result, state))
     now = timezone.now()

@@ -1,7 +1,7 @@
-"""A task per mail in Celery's events, so that Flower shows each under its id; the dispatcher's own task names none.
+"""Send Celery events with one task for each mail, so that Flower shows each mail under its id.
 
-They are sent by the process that has sent the mails, once that is recorded, and only while the worker sends events of
-tasks: from its start with ``-E``, or since it was told to.
+The dispatcher's own task names no mail. The process that sent the mails also sends the events, after the mails are
+recorded, and only while the worker sends task events: from its start with ``-E``, or after a remote command.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .publishing import connection_of
 
 logger = logging.getLogger(__name__)
 
-#: One octet that a worker's processes share: whether it sends events of tasks.
+#: One octet shared by a worker's processes: whether it sends task events.
 _enabled = mmap.mmap(-1, 1)
 
-#: What the worker is called; '' in a process that is none.
+#: The name of the worker; '' in a process that is not a worker.
 _hostname = ""
 
 #: Events in a message.
@@ -41,7 +41,7 @@ _AT_ONCE = 500
 
 
 class _Follow(bootsteps.StartStopStep):
-    """Notes whether the worker sends events, each time that it has connected to the broker."""
+    """Notes whether the worker sends events, each time it has connected to the broker."""
 
     requires = (Events,)
 
@@ -66,8 +66,8 @@ def _remember_hostname(sender: Any = None, **kwargs: Any) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _follow_switches(**kwargs: Any) -> None:
-    """Notice that the worker is told to send events, or to send no more."""
-    from celery.worker import control  # not in processes that are no workers
+    """Follow the remote commands that turn events on and off."""
+    from celery.worker import control  # not in processes that are not workers
 
     for name in ("enable_events", "disable_events"):
         _follow_switch(control, name)
@@ -84,14 +84,14 @@ def _follow_switch(control: Any, name: str) -> None:
 
 
 class _Sender:
-    """Sends this process's events over a connection of its own."""
+    """Sends this process's events over a separate connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._dispatcher: EventDispatcher | None = None
 
     def send(self, events: Iterator[tuple[str, dict[str, Any]]]) -> None:
-        """Send what happened, in one message. Raises what the broker raises."""
+        """Send the events in one message. Raises the broker's errors."""
         with self._lock:
             try:
                 if self._dispatcher is None:
@@ -118,7 +118,7 @@ _sender = _Sender()
 
 
 def _begin_anew() -> None:
-    global _sender  # the other one's connection is that of the process it was forked from
+    global _sender  # the old connection belongs to the parent process
     _sender = _Sender()
 
 
@@ -129,17 +129,17 @@ class TaskEvents(instrumentation.Observer):
     """Sends Celery's events of each recorded attempt."""
 
     def recorded(self, changes: Sequence[Change]) -> None:
-        """These are committed."""
+        """Send the events of committed changes."""
         if not (_hostname and _enabled[0]):
             return
         try:
             _sender.send(event for change in changes for event in _events(change))
-        except Exception as error:  # each transport has its own; what was sent matters more than who sees it
-            logger.debug("Celery's events of %d mails could not be sent (%s).", len(changes), type(error).__name__)
+        except Exception as error:  # each transport has its own errors; events are not essential
+            logger.debug("Celery's events for %d mails could not be sent (%s).", len(changes), type(error).__name__)
 
 
 def _events(change: Change) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What Celery would say of a task that ended so."""
+    """Yield the events that Celery would send for a task with this outcome."""
     delivery = change.delivery
     status = Status(delivery.status)
     is_put_off = isinstance(change, Ended) or getattr(change.step, "func", None) is transitions.waiting_for_relay

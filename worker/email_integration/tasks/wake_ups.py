@@ -1,4 +1,4 @@
-"""The task queue on Celery: wake-ups are short messages, each of which has a worker look for mail in one queue."""
+"""The task queue on Celery. A wake-up is a short message that makes a worker check one queue for mail."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .publishing import Publisher, hear_what_is_refused
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a wake-up or a sweep is of use, which bounds what piles up while no worker runs. Celery compares
-#: the clocks of two hosts for it, and those may be ten minutes apart.
+#: Seconds after which a wake-up or a sweep expires, which limits their number while no worker runs. Celery compares the
+#: clocks of two hosts for it, which may differ by ten minutes.
 _EXPIRES = 660
 
 
 class CeleryTaskQueue(Publisher):
-    """Wakes workers by publishing ``dispatch``; reports to Celery's result backend."""
+    """Wakes workers by publishing ``dispatch``, and reports to Celery's result backend."""
 
     def __init__(self, dispatch: Task[Any, Any], sweep: Task[Any, Any]) -> None:
         self._dispatch = dispatch
@@ -48,13 +48,16 @@ class CeleryTaskQueue(Publisher):
         return bool(self._dispatch.app.conf.task_always_eager)
 
     def notify(self, queues: Collection[str], *, message_priority: int | None = None) -> set[str]:
-        """Publish a wake-up for each queue that has none outstanding. In eager mode mail is sent here, each time."""
+        """Publish a wake-up for each queue that has none outstanding. In eager mode always send the mail here.
+
+        Arguments and return value are those of ``TaskQueue.notify``.
+        """
         return self.wake(queues) if self._is_eager else wakeups.notify(queues, message_priority=message_priority)
 
     def wake(self, queues: Collection[str], *, message_priority: int | None = None, joins: bool = False) -> set[str]:
-        """Publish a wake-up for each queue; return those that take none, though the broker is there.
+        """Publish a wake-up for each queue. Return the queues that refuse it although the broker is reachable.
 
-        Raises what the broker raises. In eager mode ``dispatch`` is run here.
+        The arguments are those of ``TaskQueue.wake``. Raises the broker's errors. In eager mode ``dispatch`` runs here.
         """
         if self._is_eager:
             for queue in queues:
@@ -69,13 +72,16 @@ class CeleryTaskQueue(Publisher):
             except Exception as error:
                 if not self._is_of_the_queue(error):
                     raise
-                # Not its text, which may be of anything that the project has put around publishing.
+                # The error's text is omitted, because it may come from any code of the project around publishing.
                 logger.error("Could not wake %s (%s).", _destination(options), type(error).__name__)
                 unheard.add(queue)
         return unheard
 
     def call_for_sweep(self, *, after: float = 0.0) -> None:
-        """Publish one sweep; raises what the broker raises. In eager mode no more is done than what must be now."""
+        """Publish one sweep to run in ``after`` seconds. Raises the broker's errors.
+
+        In eager mode only publish the due continuations, and only if ``after`` is 0.
+        """
         if not self._is_eager:
             options = sweep_options() | ({"countdown": after} if after else {})
             self._publish([functools.partial(_call, self._sweep, (), options)])
@@ -83,13 +89,14 @@ class CeleryTaskQueue(Publisher):
             continuing.publish_due()
 
     def message_priority_of(self, delivery: Delivery) -> int | None:
-        """The number that ``apply_async`` was given."""
+        """Return the priority number that ``apply_async`` was given."""
         return canvas.message_priority_of(delivery.options)
 
     def answer(self, task_id: str, first: Delivery, kept: str, repeated: Task[Any, Any], *, queue: str) -> None:
-        """Settle ``task_id``, the id of a repeated submission, with how the first one stands.
+        """Settle ``task_id``, the id of a repeated submission, with the current state of the first one.
 
-        What follows it goes by way of ``queue``, the caller's own, or '' for that of the priority.
+        Its continuation is in ``kept``. That uses ``queue``, the one that the caller chose, or '' for that of the
+        priority.
         """
         if canvas.follows(kept):
             options = routing_options_of(queue or queue_of(first.priority)) | {
@@ -97,7 +104,7 @@ class CeleryTaskQueue(Publisher):
                 **canvas.as_options(kept),
             }
             answer = functools.partial(self._publish, [functools.partial(_call, repeated, (first.pk,), options)])
-            after_commit("answer for a repeated mail", answer, using=rows.database())
+            after_commit("publish the result of a repeated mail", answer, using=rows.database())
         elif results.is_beside_deliveries(self._dispatch.backend):
             self._settle(task_id, first)
         else:
@@ -105,14 +112,14 @@ class CeleryTaskQueue(Publisher):
             after_commit("store a result", settle, using=rows.database())
 
     def result_rows(self, deliveries: Collection[Delivery]) -> Mapping[str, Sequence[Row]]:
-        """The result rows, where they lie in the database of deliveries."""
+        """Return the result rows if results are stored in the database of deliveries."""
         backend = self._dispatch.backend
         if not results.is_beside_deliveries(backend):
             return {}
         return {one.pk: [results.row(backend, task_id, one) for task_id in _waited_for(one)] for one in deliveries}
 
     def stores_results_elsewhere(self) -> bool:
-        """Whether results are kept, and not in the database of deliveries."""
+        """Return whether results are stored outside the database of deliveries."""
         backend = self._dispatch.backend
         return not (isinstance(backend, DisabledBackend) or results.is_beside_deliveries(backend))
 
@@ -124,30 +131,30 @@ class CeleryTaskQueue(Publisher):
             self._dispatch.backend.store_result(task_id, result, state, request=request)
 
     def _settle(self, task_id: str, delivery: Delivery) -> None:
-        """Have ``task_id`` end with how the delivery stands, be that its end or not."""
+        """Store the current state of the delivery as the result of ``task_id``, even if it is not finished."""
         failure = results.failure_of(delivery)
         state, result = (states.FAILURE, failure) if failure else (states.SUCCESS, results.summary(delivery))
         request = Context(id=task_id, task=names.SEND_EMAIL)
         self._dispatch.backend.store_result(task_id, result, state, request=request)
 
     def has_continuation(self, delivery: Delivery) -> bool:
-        """Whether a callback, a step of a chain or a chord waits for the delivery."""
+        """Return whether a callback, a step of a chain or a chord waits for the delivery."""
         return canvas.follows(delivery.options)
 
     def continue_(self, delivery: Delivery) -> None:
-        """Publish what follows a finished delivery, under the same task ids each time.
+        """Publish the continuation of a finished delivery, with the same task ids each time.
 
-        Raises what the broker, the database and the result backend raise when they are away.
+        Raises the errors of the broker, the database and the result backend when they are unreachable.
         """
         if not canvas.knows_chord(delivery.options):
             self._continue(delivery)
         elif self._is_counted_before_commit(delivery.options):
-            # Repeated, it counts once, or in the chord that was begun last.
+            # A repeated call counts once, or counts in the most recently started chord.
             if continuation.refresh(delivery):
                 results.require_unclaimed(self._dispatch.backend, canvas.request_of(delivery))
                 self._continue(delivery)
         else:
-            # A chord of mails is begun as a whole and noted, or not at all, and a part counts once.
+            # A chord of mails is started completely and recorded, or not started, and a part counts once.
             with transaction.atomic(using=rows.database()):
                 kept = delivery.options
                 if not continuation.lock(delivery):
@@ -158,14 +165,14 @@ class CeleryTaskQueue(Publisher):
                         continuation.done(delivery)
                         return
                     continuation.replace(delivery)
-            # The body of the chord, of which this was the last part, or what another process has made of it.
+            # The body of the chord, if this was its last part, or the continuation that another process has stored.
             self.continue_(delivery)
 
     def _is_counted_before_commit(self, kept: str) -> bool:
-        """Whether a chord counts one of its parts, as what follows is published, before a commit here could end that.
+        """Return whether a chord counts a part during publishing, before a transaction here is committed.
 
-        One in the database counts tasks of its header that may run at once, and has to be there for that. Another
-        backend counts the mail itself, and publishes the body with the last.
+        A chord in the database counts tasks of its header that may run immediately, so its counter must already be
+        committed. Another backend counts the mail itself, and publishes the body with the last part.
         """
         if results.is_beside_deliveries(self._dispatch.backend):
             return not canvas.is_in_chord(kept) and canvas.begins_parts_elsewhere(kept)
@@ -177,22 +184,23 @@ class CeleryTaskQueue(Publisher):
             canvas.go_on(app, delivery)
         except _transient_errors(app):
             raise
-        except Exception as error:  # what follows is not a task, or does not take what it was given
+        except Exception as error:  # it is not a task, or does not accept its arguments
             if app.backend.exception_safe_to_retry(error):
-                raise  # it may be another server than the broker, with errors of its own
+                raise  # it may be another server than the broker, with other errors
             name = type(error).__name__
             of = {"delivery_id": delivery.pk}
-            logger.error("What follows delivery %s cannot be started (%s).", delivery.pk, name, extra=of)
+            logger.error("The continuation of delivery %s cannot be started (%s).", delivery.pk, name, extra=of)
             canvas.fail(
                 app, canvas.request_of(delivery), without_address() if isinstance(error, InvalidMail) else error
             )
 
 
 def follow_anew(delivery: Delivery, kept: str) -> None:
-    """Have ``kept`` follow a mail that is called again under its id, if it is of the same chord, begun later.
+    """Store the continuation ``kept`` for a mail that is called again under its id.
 
-    A process that begins a chord may be killed when a task of the header is published. The chord is begun again then,
-    and so is the task, which may have a mail follow it. Each time the mail is a part of the chord that was begun last.
+    This is done only if ``kept`` is of a later start of the same chord. A process that starts a chord may be killed
+    while it publishes a task of the header. Then the chord is started again, and so is the task, which may have a mail
+    as its continuation. Each time the mail is a part of the most recent chord.
     """
     if not canvas.is_begun_later(kept, delivery.options):
         return
@@ -202,7 +210,7 @@ def follow_anew(delivery: Delivery, kept: str) -> None:
         if row is None or not canvas.is_begun_later(kept, row.options):
             return
         if row.is_settled:
-            # It has called what follows it alone; what it has not done is to count in this chord.
+            # Its callbacks have been called; only its count in this chord is missing.
             found.update(options=canvas.without_callbacks(kept), continue_after=DatabaseTime())
         else:
             found.update(options=kept)
@@ -214,18 +222,21 @@ def _transient_errors(app: Any) -> tuple[type[Exception], ...]:
 
 
 def without_address() -> InvalidMail:
-    """The reason may quote an address, and what a worker raises goes into logs and result rows."""
-    return InvalidMail("The mail cannot be sent as it was given; call send_email.delay() to see why.")
+    """Return an error without the reason, which may quote an address.
+
+    A worker's errors go into logs and result rows.
+    """
+    return InvalidMail("The arguments of the mail are not valid; call send_email.delay() to see the reason.")
 
 
-# -- where a message goes ---------------------------------------------------------------------------------------------
+# -- routing of messages ----------------------------------------------------------------------------------------------
 
-#: What a caller chooses: the queue, or how a message comes to it.
+#: The routing that a caller chooses: the queue, or how a message reaches it.
 ROUTING_OPTIONS = ("queue", "exchange", "routing_key")
 
 
 def as_queue(chosen: Mapping[str, str]) -> str:
-    """Return what the row keeps of the routing that a caller has chosen: the name of the queue, or all as JSON."""
+    """Return the text that the row stores for the caller's routing: the name of the queue, or all options as JSON."""
     if not chosen:
         return ""
     if chosen.keys() == {"queue"} and not chosen["queue"].startswith("{"):
@@ -234,23 +245,23 @@ def as_queue(chosen: Mapping[str, str]) -> str:
 
 
 def routing_options_of(queue: str) -> dict[str, Any]:
-    """Return the options of a message to a queue, as it is named by ``as_queue``; none for the one Celery chooses."""
+    """Return the options of a message to a queue in the form of ``as_queue``; none for Celery's default."""
     if not queue.startswith("{"):
         return {"queue": queue} if queue else {}
     try:
         chosen = json.loads(queue)
-    except ValueError:  # somebody has damaged it in the database: it is the name of no queue
+    except ValueError:  # damaged in the database: it is the name of no queue
         return {"queue": queue}
     return {name: value for name, value in chosen.items() if name in ROUTING_OPTIONS and rows.is_name(value)}
 
 
 def _destination(options: dict[str, Any]) -> str:
-    """Where a message with these options goes, as the log says it."""
+    """Return the destination of a message with these options, for the log."""
     chosen = " ".join(options[name] for name in ROUTING_OPTIONS if options.get(name))
-    return (chosen if chosen.isprintable() else repr(chosen)) or "its route"
+    return (chosen if chosen.isprintable() else repr(chosen)) or "the default queue"
 
 
-#: Settings of Celery's for all tasks that concern a message.
+#: Celery's settings for all tasks that concern a message.
 _OF_ALL = ("serializer", "priority")
 
 
@@ -259,10 +270,10 @@ def _call(task: Task[Any, Any], arguments: tuple[Any, ...], options: dict[str, A
 
 
 def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], joins: bool, producer: Producer) -> None:
-    """Send what ``apply_async`` would, in two thirds of its time; nothing else takes the caller of a mail as long.
+    """Send the message of ``apply_async`` in two thirds of its time. This is the slowest step for the caller of a mail.
 
-    Left out is what a wake-up has no use for: a result, where to send it, and the task that it is called by. Routes and
-    signals of Celery's are as ever.
+    It omits parts that a wake-up does not use: a result, its destination, and the calling task. Celery's routes and
+    signals work as usual.
     """
     amqp = dispatch.app.amqp
     of_all = {name: value for name in _OF_ALL if (value := getattr(dispatch, name)) is not None}
@@ -283,17 +294,17 @@ def _wake(dispatch: Task[Any, Any], queue: str, options: dict[str, Any], joins: 
 
 
 def _waited_for(delivery: Delivery) -> set[str]:
-    """The ids whose results somebody may wait for."""
+    """Return the ids whose results the caller may wait for."""
     if canvas.ignores_result(delivery.options):
         return set()
     return {delivery.pk, canvas.task_id_of(delivery)}
 
 
 def sweep_options() -> dict[str, Any]:
-    """Where the sweep's messages go.
+    """Return the options of the sweep's messages.
 
-    They live for several sweeps: in a busy worker they wait behind the mail that it has fetched, and were there none
-    that is heard in time, there would be no sweep. What piles up while no worker runs is bounded all the same.
+    They expire after several sweep intervals. In a busy worker they wait behind the mail that it has fetched, and if
+    all of them expired first, there would be no sweep. The number of messages while no worker runs is still limited.
     """
     queue = conf.get("SWEEP_QUEUE")
     return {"expires": max(float(_EXPIRES), 12 * conf.get("SWEEP_INTERVAL")), **({"queue": queue} if queue else {})}

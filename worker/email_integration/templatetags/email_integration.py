@@ -1,4 +1,4 @@
-"""What every admin page of the app says at its top."""
+"""Template tags for the notices at the top of each admin page of the app."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ register = template.Library()
 
 @register.inclusion_tag("email_integration/notices.html", takes_context=True)
 def email_notices(context: template.Context, route: bool = False) -> dict[str, Any]:
-    """Say that sending is paused or diverted, and with ``route`` which server mail goes through."""
+    """Return the notices that sending is paused or redirected and, with ``route``, which server sends mail."""
     paused = SendingPause.current() is not None
     user = getattr(context.get("request"), "user", None)
     return {
@@ -32,11 +32,11 @@ def email_notices(context: template.Context, route: bool = False) -> dict[str, A
 
 @register.filter
 def with_offset(moment: dt.datetime) -> str:
-    """A moment for machines, in ISO 8601."""
+    """Return a time for machines, in ISO 8601."""
     return local_time(moment).isoformat()
 
 
 @register.simple_tag
 def mail_without_any() -> str:
-    """Where mail goes once no configuration is active."""
+    """Return which server sends mail if no configuration is active."""
     return str(routing_status.without_any())

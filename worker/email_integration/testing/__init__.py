@@ -1,7 +1,7 @@
-"""For the test suites of projects that use this app: what was submitted, a relay that fails as told, sending at once.
+"""For the test suites of projects that use this app: submitted mail, a relay with faults, and immediate sending.
 
-Needs no worker, no broker, no SMTP server and no test framework. What sends mail starts a ``FakeRelay``, and that needs
-the extra ``testing``. See docs/testing.md.
+It needs no worker, no broker, no SMTP server and no test framework. Functions that send mail start a ``FakeRelay``,
+which needs the extra ``testing``. See docs/testing.md.
 """
 
 from .capture import Outbox, capture_mail, outbox

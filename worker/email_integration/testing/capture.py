@@ -1,4 +1,4 @@
-"""What was submitted, read from the deliveries in the database."""
+"""The submitted mails, read from the deliveries in the database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .mails import SubmittedMail, submitted_mail
 
 
 class Outbox(Sequence[SubmittedMail]):
-    """The mails that were submitted, oldest first; looked up again each time it is used.
+    """The submitted mails, oldest first. They are read from the database at each use.
 
-    It sees what the test sees: its own transaction, and nothing that was rolled back.
+    It contains the same data as the test's own transaction, and no mail that was rolled back.
     """
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
-        """Leave out the deliveries with the ids ``without``."""
+        """Create the outbox without the deliveries whose ids are in ``without``."""
         self._without = frozenset(without)
         self._only: list[str] | None = None
 
@@ -46,11 +46,11 @@ class Outbox(Sequence[SubmittedMail]):
         return self._read()[index]
 
     def ids(self) -> list[str]:
-        """The ids of the deliveries."""
+        """Return the ids of the deliveries."""
         return list(self._rows().values_list("pk", flat=True))
 
     def close(self) -> None:
-        """Take in nothing that is submitted from now on."""
+        """Ignore mail that is submitted from now on."""
         self._only = self.ids()
 
     def _rows(self) -> QuerySet[Delivery]:
@@ -61,15 +61,16 @@ class Outbox(Sequence[SubmittedMail]):
         return [submitted_mail(delivery) for delivery in self._rows()]
 
 
-#: Everything that was submitted in the current test.
+#: All mail that was submitted in the current test.
 outbox = Outbox()
 
 
 @contextlib.contextmanager
 def capture_mail() -> Iterator[Outbox]:
-    """Give the mails that are submitted inside; meanwhile the broker is left alone.
+    """Yield the mails that are submitted in the block. Meanwhile no messages go to the broker.
 
-    Nothing is sent, unless by ``run_deliveries`` or in eager mode. Also a decorator, for its effect on the broker.
+    Mail is sent only by ``run_deliveries`` or in eager mode. It can also be used as a decorator, which keeps messages
+    from the broker.
     """
     mails = Outbox(without=outbox.ids())
     before = task_queue.installed()
@@ -82,7 +83,7 @@ def capture_mail() -> Iterator[Outbox]:
 
 
 class _Muffled:
-    """The task queue of a process whose broker nobody is to hear of; in eager mode there is none anyway."""
+    """A task queue that sends no wake-ups to the broker. In eager mode there is no broker anyway."""
 
     def __init__(self, muffled: task_queue.TaskQueue) -> None:
         self._muffled = muffled

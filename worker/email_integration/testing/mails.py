@@ -1,4 +1,4 @@
-"""A mail as tests look at it: parsed, with the names that Django's ``EmailMessage`` has."""
+"""A mail for tests: parsed, with the attribute names of Django's ``EmailMessage``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from email_integration.models import Delivery
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ParsedMail:
-    """A mail out of its bytes. ``recipients`` are the envelope's; the rest is what its reader sees."""
+    """A mail parsed from its bytes. ``recipients`` are those of the envelope; the rest is visible to its reader."""
 
     recipients: list[str]
     content: bytes
@@ -32,7 +32,7 @@ class ParsedMail:
 
     @property
     def from_email(self) -> str:
-        """The From header; '' as long as the sender is the configuration's and none has been filled in."""
+        """The From header; '' while the sender is left open and the configuration's is not inserted yet."""
         return self._header("From")
 
     @property
@@ -70,18 +70,19 @@ class ParsedMail:
     def body(self) -> str:
         """The plain text, with newlines between its lines and none at its end; '' when there is no text.
 
-        Django ends each text with a newline from 6.0 on, so an end of its own cannot be told from that.
+        From 6.0 on, Django ends each text with a newline, so a newline at the end of the original text is not visible
+        here.
         """
         return self._text("plain")
 
     @property
     def html_body(self) -> str:
-        """The HTML, likewise."""
+        """The HTML, in the same form as ``body``."""
         return self._text("html")
 
     @property
     def attachments(self) -> list[EmailAttachment]:
-        """Every part that is neither ``body`` nor ``html_body``; text comes as text, all else as bytes."""
+        """All parts except ``body`` and ``html_body``. Text parts are returned as text, all others as bytes."""
         bodies = [self.message.get_body((kind,)) for kind in ("plain", "html")]
         return [
             EmailAttachment(part.get_filename(), _value(part), part.get_content_type())
@@ -102,20 +103,20 @@ class ParsedMail:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SubmittedMail(ParsedMail):
-    """A mail that was handed to this app; ``delivery`` is its row, as it was when this was looked up."""
+    """A mail that was submitted to this app. ``delivery`` is its row at the time of reading."""
 
     delivery: Delivery
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ReceivedMail(ParsedMail):
-    """A mail that a ``FakeRelay`` has taken; ``sender`` is the envelope's."""
+    """A mail that a ``FakeRelay`` has accepted. ``sender`` is the envelope sender."""
 
     sender: str
 
 
 def submitted_mail(delivery: Delivery) -> SubmittedMail:
-    """Read the mail of a delivery."""
+    """Return the mail of a delivery. Raises ``ContentUnavailable``."""
     content = read(delivery)
     return SubmittedMail(
         delivery=delivery,
@@ -126,7 +127,7 @@ def submitted_mail(delivery: Delivery) -> SubmittedMail:
 
 
 def received_mail(*, sender: str, recipients: list[str], content: bytes) -> ReceivedMail:
-    """Read what came over the wire."""
+    """Return the mail that a server received."""
     return ReceivedMail(sender=sender, recipients=recipients, content=content, message=_parsed(content))
 
 
@@ -135,7 +136,7 @@ def _parsed(content: bytes) -> EmailMessage:
 
 
 def _leaves(part: Any) -> Iterator[Any]:
-    """The parts that hold something; an attached message is one, whatever it is made of."""
+    """Yield the parts that are not multiparts. An attached message is one part, whatever it contains."""
     if part.get_content_maintype() == "multipart":
         for inner in part.iter_parts():
             yield from _leaves(inner)
@@ -144,6 +145,6 @@ def _leaves(part: Any) -> Iterator[Any]:
 
 
 def _value(part: Any) -> Any:
-    """What the part holds: text, bytes, or a message."""
+    """Return the content of the part: text, bytes, or a message."""
     value = part.get_content()
     return value.replace("\r\n", "\n") if isinstance(value, str) else value

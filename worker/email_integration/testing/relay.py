@@ -1,4 +1,4 @@
-"""A relay for tests: a real SMTP server, which the app takes for its own while it runs."""
+"""A relay for tests: a real SMTP server that the app uses as its relay while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from email_integration.smtpd import Fault, Faults, Message, SMTPServer
 
 from .mails import ReceivedMail, received_mail
 
-#: Where something can go wrong: ``CONNECT`` is the greeting, ``DOT`` the reply to the final dot.
+#: Where a fault can occur: ``CONNECT`` is the greeting, ``DOT`` the reply to the final dot.
 RelayVerb = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "DOT"]
 
 _REFUSAL = re.compile(r"[45]\d\d( [^\r\n]*)?")
@@ -35,19 +35,19 @@ _running: list[FakeRelay] = []
 
 
 class FakeRelay:
-    """While it runs, every mail that this process sends comes here, whichever configuration is active.
+    """A relay that receives every mail that this process sends while it runs, whichever configuration is active.
 
-    The active configuration, or Django's settings when there is none, keep their name, sender, user and password;
-    only the server is replaced, and nothing is encrypted. Any user and password are right. ``timeout``, in seconds, is
-    how long the app waits for any reply.
+    The active configuration, or Django's settings when there is none, keep their name, sender, user and password. Only
+    the server is replaced, and TLS is not used. Any user and password are accepted. ``timeout`` is how long the app
+    waits for any reply, in seconds.
 
-    Its start needs the extra ``testing``, and raises ``ImportError`` without.
+    Starting it needs the extra ``testing``, and raises ``ImportError`` without it.
 
-    ``fail``, ``drop`` and ``hang`` tell it what to do wrong, at ``CONNECT`` (instead of a greeting), ``EHLO``,
-    ``AUTH``, ``MAIL``, ``RCPT``, ``DATA`` or ``DOT`` (instead of the reply to the final dot), so many ``times``, or
-    until ``clear_faults``. ``match`` restricts it to commands that hold this text, in any case; at ``DATA`` and
-    ``DOT`` it is looked for in the envelope too, and at ``DOT`` in the content. The first that fits happens. They
-    raise ``ValueError`` for what makes no sense.
+    ``fail``, ``drop`` and ``hang`` add faults at ``CONNECT`` (instead of a greeting), ``EHLO``, ``AUTH``, ``MAIL``,
+    ``RCPT``, ``DATA`` or ``DOT`` (instead of the reply to the final dot). A fault occurs ``times`` times, or until
+    ``clear_faults``. ``match`` restricts it to commands that contain this text, in any case; at ``DATA`` and ``DOT``
+    also the envelope is searched, and at ``DOT`` the content. The first fault that matches occurs. The methods raise
+    ``ValueError`` for an impossible fault.
     """
 
     def __init__(self, *, timeout: float = 2.0) -> None:
@@ -61,48 +61,57 @@ class FakeRelay:
         state = f"at {self.host}:{self.port}" if self._server else "not started"
         return f"<FakeRelay {state}>"
 
-    # -- what it is told ----------------------------------------------------------------------------------------
+    # -- faults ---------------------------------------------------------------------------------------------------
 
     def fail(self, verb: RelayVerb, reply: str, *, times: int | None = None, match: str = "") -> None:
-        """Answer ``reply``, such as '550 5.1.1 No such user'. After a 421 the connection is closed."""
+        """Reply with ``reply``, such as '550 5.1.1 No such user'. After a 421 the connection is closed.
+
+        The class describes ``verb``, ``times`` and ``match``. Raises ``ValueError``.
+        """
         if not _REFUSAL.fullmatch(reply):
             raise ValueError(f"reply must be like '550 5.1.1 No such user', with a code of 4yz or 5yz, not {reply!r}.")
         self._misbehave(verb, match, times=times, reply=reply)
 
     def drop(self, verb: RelayVerb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
-        """Close the connection instead of answering; with ``taken``, at ``DOT``, the mail is here all the same."""
+        """Close the connection instead of replying. With ``taken``, at ``DOT``, the mail is accepted all the same.
+
+        The class describes ``verb``, ``times`` and ``match``. Raises ``ValueError``.
+        """
         self._misbehave(verb, match, times=times, drop=not taken, drop_after_accept=taken)
 
     def hang(self, verb: RelayVerb, *, times: int | None = None, match: str = "", taken: bool = False) -> None:
-        """Say nothing any more, until the app has waited for ``timeout`` seconds; ``taken`` as for ``drop``."""
+        """Send no reply, until the app has waited for ``timeout`` seconds. ``taken`` is as for ``drop``.
+
+        The class describes ``verb``, ``times`` and ``match``. Raises ``ValueError``.
+        """
         self._misbehave(verb, match, times=times, hang=not taken, hang_after_accept=taken)
 
     def clear_faults(self) -> None:
-        """Do everything right from now on: forget all faults."""
+        """Remove all faults."""
         self._faults.clear()
 
     def _misbehave(self, verb: RelayVerb, match: str, **what: Any) -> None:
         if verb not in get_args(RelayVerb):
             raise ValueError(f"verb must be one of {', '.join(get_args(RelayVerb))}, not {verb!r}.")
         if match and verb in ("CONNECT", "EHLO", "AUTH"):
-            raise ValueError(f"{verb} knows nothing of a mail that could match {match!r}.")
+            raise ValueError(f"{verb} comes before any mail, so match must be empty, not {match!r}.")
         self._faults.add(Fault(verb=verb, match=match, **what))
 
-    # -- what it saw --------------------------------------------------------------------------------------------
+    # -- what the server received ---------------------------------------------------------------------------------
 
     @property
     def messages(self) -> list[ReceivedMail]:
-        """The mails it has taken, oldest first."""
+        """The accepted mails, oldest first."""
         return _if_started(self._messages)
 
     @property
     def logins(self) -> list[str]:
-        """Who logged in, one for each time."""
+        """The users who logged in, one for each login."""
         return [session.user for session in _if_started(self._server).sessions if session.user is not None]
 
     @property
     def connections(self) -> int:
-        """How often somebody connected."""
+        """The number of connections."""
         return len(_if_started(self._server).sessions)
 
     @property
@@ -113,11 +122,11 @@ class FakeRelay:
     def port(self) -> int:
         return _if_started(self._server).port
 
-    # -- how it takes the relay's place ---------------------------------------------------------------------------
+    # -- replacing the relay -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self in _running:
-            raise RuntimeError("The FakeRelay is running already.")
+            raise RuntimeError("The FakeRelay is already running.")
         with contextlib.ExitStack() as stack:
             messages: list[ReceivedMail] = []
             server = SMTPServer(
@@ -143,7 +152,10 @@ class FakeRelay:
 
     @contextlib.contextmanager
     def _in_its_place(self) -> Iterator[None]:
-        """Have the app find this relay. Not by ``override_settings``: what a test sets meanwhile stays its own."""
+        """Make the app use this relay.
+
+        This avoids ``override_settings``, so that a test can change settings meanwhile.
+        """
         relay_of, settings_relay, get = routing.relay_of, routing.settings_relay, conf.get
 
         def of_config(config: SMTPConfig) -> Relay:
@@ -158,7 +170,7 @@ class FakeRelay:
         def get_here(key: str) -> Any:
             if key == "REPLY_TIMEOUT":
                 return min(get(key), self.timeout)
-            # A test may want to look at what was sent.
+            # A test may read the content after sending.
             return max(get(key), 1) if key == "CONTENT_RETENTION_DAYS" else get(key)
 
         with (
@@ -174,7 +186,7 @@ class FakeRelay:
 
     def _instead_of(self, relay: Relay) -> Relay:
         timeout = min(relay.timeout, self.timeout)
-        # A login by token becomes one by password, of which any is right.
+        # A login with a token becomes one with a password, because any password is accepted.
         password = relay.password if relay.tokens is None else "token"
         relay = replace(relay, use_tls=False, use_ssl=False, tokens=None, password=password)
         return replace(relay, host=self.host, port=self.port, timeout=timeout)
@@ -187,13 +199,13 @@ def _received(message: Message) -> ReceivedMail:
 
 def _if_started(value: T | None) -> T:
     if value is None:
-        raise RuntimeError("The FakeRelay has not been started: use it in a with statement.")
+        raise RuntimeError("The FakeRelay is not started: use it in a with statement.")
     return value
 
 
 @contextlib.contextmanager
 def any_relay() -> Iterator[FakeRelay]:
-    """The ``FakeRelay`` that runs, else one for the time being: nothing here ever talks to a real server."""
+    """Yield the running ``FakeRelay``, or a temporary one. This module never connects to a real server."""
     if _running:
         yield _running[-1]
     else:

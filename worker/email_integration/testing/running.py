@@ -1,4 +1,4 @@
-"""Sending in the test's own process, without a worker, a broker or a commit."""
+"""Send mail in the test's process, without a worker, a broker or a commit."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from email_integration.tasks import send_email
 
 from .relay import FakeRelay, any_relay
 
-#: Mails that have ended and that something follows, taken at a time.
+#: Finished mails with a continuation that are taken at once.
 _AT_ONCE = 50
 
 
 def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
-    """Do what workers would do now: try each delivery that is due once; return them as they stand then.
+    """Do the current work of the workers: try each due delivery once. Return the deliveries in their new state.
 
-    It makes no difference whether the test's transaction is ever committed: signals are sent. Mail that is submitted
-    meanwhile, by what follows a mail, is sent too. ``due_only=False`` lets the time pass first that waiting deliveries
-    wait for. Mail goes to the ``FakeRelay`` that runs, else to one of its own that takes everything, and never to a
-    real server.
+    It works whether or not the test's transaction is ever committed, and signals are sent. Mail that is submitted
+    meanwhile by a continuation is sent too. ``due_only=False`` first advances the time that waiting deliveries wait
+    for. Mail goes to the running ``FakeRelay``, or to a temporary one that accepts everything, and never to a real
+    server.
     """
     tried: list[str] = []
-    # Nothing is woken: what is submitted meanwhile is found in the database, and returned like the rest.
-    with any_relay(), _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_nobody):
+    # No worker is woken: mail that is submitted meanwhile is found in the database, and returned like the rest.
+    with any_relay(), _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_no_worker):
         while (found := _due(tried, due_only=due_only)) or _follow(tried):
             for delivery in found:
                 tried.append(delivery.pk)
@@ -48,18 +48,18 @@ def run_deliveries(*, due_only: bool = True) -> list[Delivery]:
 
 @contextlib.contextmanager
 def eager_mail() -> Iterator[FakeRelay]:
-    """Celery's eager mode inside: ``send_email.delay()`` has sent the mail when it returns. Also a decorator.
+    """Use Celery's eager mode in the block: ``send_email.delay()`` returns after the mail is sent. Also a decorator.
 
-    Neither waits for a commit, so that it works in a ``TestCase``, and a rollback takes nothing back. What is due
-    later, or was put off, waits for ``run_deliveries``. Mail goes where it goes for ``run_deliveries``; the relay is
-    what is given.
+    Sending does not wait for a commit, so it works in a ``TestCase``, and a rollback does not undo it. Mail that is due
+    later, or was deferred, waits for ``run_deliveries``. Mail goes to the same relay as in ``run_deliveries``; the
+    context manager yields that relay.
     """
     with any_relay() as relay, _eager(), mock.patch.object(task_queue, "notify_on_commit", _notify_now):
         yield relay
 
 
 def _follow(tried: list[str]) -> bool:
-    """Publish what follows mail that has ended without an attempt; False when there is none."""
+    """Publish the continuations of mail that ended without an attempt. Return False when there are none."""
     ended = continuation.take_due(_AT_ONCE)
     for delivery in ended:
         tried.append(delivery.pk)
@@ -74,13 +74,13 @@ def _notify_now(*deliveries: Delivery, using: str) -> None:
             send_inline(key_of(delivery), only=[delivery.pk])
 
 
-def _notify_nobody(*deliveries: Delivery, using: str) -> None:
+def _notify_no_worker(*deliveries: Delivery, using: str) -> None:
     pass
 
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
-    """Run every task where it is called, and have each retry wait as long as it may."""
+    """Run every task where it is called, and make each retry wait as long as possible."""
     celery_conf = send_email.app.conf
     before = celery_conf.task_always_eager
     celery_conf.task_always_eager = True
@@ -93,7 +93,7 @@ def _eager() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _committed() -> Iterator[None]:
-    """Do at the end of the block what its commit would set going, and leave nothing of it for a commit to come."""
+    """Run the on-commit hooks of the block at its end, and remove them from the surrounding transaction."""
     using = database()
     connection = transaction.get_connection(using)
     before = len(waiting_for_commit(connection))

@@ -1,4 +1,4 @@
-"""``manage.py delivery``: look at deliveries, and decide what becomes of them."""
+"""``manage.py delivery``: inspect and manage deliveries."""
 
 from __future__ import annotations
 
@@ -18,36 +18,43 @@ from email_integration.ledger import rows
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.timezones import local_time
 
-#: What can be decided: the function, what is said when it was done, and the help.
+#: The decisions: the function, the message after success, and the help.
 DECISIONS: dict[str, tuple[Callable[[str], object], str, str]] = {
-    "cancel": (cancel, "cancelled", "do not send what waits or is in doubt"),
-    "send-now": (send_now, "due now", "try at once what waits, is in doubt or was quarantined"),
-    "release": (release, "sent again", "send again what is in doubt: the same bytes with the same Message-ID"),
-    "discard": (discard, "discarded", "never send again what is in doubt"),
-    "resend": (resend, "a copy is sent", "send the same bytes to all of the same recipients, as a mail of its own"),
+    "cancel": (cancel, "cancelled", "do not send a mail that waits or is in doubt"),
+    "send-now": (send_now, "due now", "try at once to send a mail that waits, is in doubt or is quarantined"),
+    "release": (release, "will be sent again", "send a mail in doubt again: the same bytes with the same Message-ID"),
+    "discard": (discard, "discarded", "do not send a mail in doubt again; it counts as failed"),
+    "resend": (resend, "a copy will be sent", "send the same bytes to all of the same recipients, as a separate mail"),
 }
 
 
 class Command(BaseCommand):
     """Show, list, cancel, send, release, discard, resend."""
 
-    help = "Look at deliveries, and decide what becomes of them. Exits with 1 if one decision could not be carried out."
+    help = (
+        "Show deliveries, and cancel, send, release, discard or resend them. Exits with code 1 if one of these actions "
+        "could not be done."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take what to do, and with which deliveries."""
-        commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+        """Add the subcommands and the deliveries they act on."""
+        commands = parser.add_subparsers(dest="what", required=True, metavar="ACTION")
         for name, (_decision, _done, what) in DECISIONS.items():
             command = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
-            command.add_argument("ids", nargs="+", metavar="ID", help="the id of a delivery: its Celery task id")
-        show = commands.add_parser("show", help="how far a mail came, and each attempt")
+            command.add_argument(
+                "ids", nargs="+", metavar="ID", help="the id of a delivery, which is its Celery task id"
+            )
+        show = commands.add_parser("show", help="show the status of a mail and each attempt")
         show.add_argument("id", metavar="ID")
-        show.add_argument("--addresses", action="store_true", help="show addresses and the server's own words too")
-        some = commands.add_parser("list", help="the newest deliveries, a line for each")
-        some.add_argument("--status", choices=Status.values, help="only these")
-        some.add_argument("--limit", type=_positive, default=20, metavar="N", help="how many (default: 20)")
+        show.add_argument("--addresses", action="store_true", help="also show addresses and the replies of servers")
+        some = commands.add_parser("list", help="list the newest deliveries, a line for each")
+        some.add_argument("--status", choices=Status.values, help="only deliveries with this status")
+        some.add_argument(
+            "--limit", type=_positive, default=20, metavar="N", help="the number of deliveries (default: 20)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Do what was asked for."""
+        """Run the chosen subcommand."""
         if options["what"] == "show":
             self._print(_shown(_found(options["id"]), addresses=options["addresses"]))
         elif options["what"] == "list":
@@ -76,17 +83,17 @@ class Command(BaseCommand):
             self.stdout.write(_UNSHOWN.sub("\ufffd", " ".join(line.splitlines())))
 
 
-#: What no terminal is to obey or cannot show, whatever servers have said and rows have in them.
+#: Control characters and other characters that a terminal must not receive, from servers' replies and from rows.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-UNKNOWN = "there is no delivery of this id"
+UNKNOWN = "there is no delivery with this id"
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 
@@ -99,7 +106,7 @@ def _found(pk: str) -> Delivery:
 
 def _state(pk: str) -> str:
     delivery = rows.load(pk)
-    return UNKNOWN if delivery is None else f"it is {_words(delivery.current_status)}"
+    return UNKNOWN if delivery is None else f"its status is {_words(delivery.current_status)}"
 
 
 def _listed(status: str | None, limit: int) -> Iterator[str]:
@@ -108,15 +115,15 @@ def _listed(status: str | None, limit: int) -> Iterator[str]:
         deliveries = rows.in_status(deliveries, status)
     found = list(deliveries[:limit])
     if not found:
-        yield "None."
+        yield "There are no such deliveries."
     for delivery in found:
         said = f"  {delivery.reason}" if delivery.reason else ""
         yield f"{delivery.pk}  {_time(delivery.created_at)}  {_words(delivery.current_status):<11}{said}"
 
 
 def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
-    policy = delivery.in_doubt_policy or f"{conf.get('IN_DOUBT')} (by the setting IN_DOUBT)"
-    kept = "kept" if delivery.has_content else "kept no longer"
+    policy = delivery.in_doubt_policy or f"{conf.get('IN_DOUBT')} (from the setting IN_DOUBT)"
+    kept = "kept" if delivery.has_content else "deleted"
     for name, value in (
         ("id", delivery.pk),
         ("status", _words(delivery.current_status)),
@@ -127,7 +134,7 @@ def _shown(delivery: Delivery, *, addresses: bool) -> Iterator[str]:
         ("due", None if delivery.finished_at else _time(delivery.due_at)),
         ("expires", None if delivery.finished_at else _time(delivery.expires_at)),
         ("finished", delivery.finished_at and _time(delivery.finished_at)),
-        ("through", delivery.smtp_config),
+        ("SMTP config", delivery.smtp_config),
         ("Message-ID", delivery.message_id),
         ("content", f"{delivery.content_size} octets, {kept}"),
         ("in doubt", policy),
@@ -162,7 +169,7 @@ def _attempt(attempt: DeliveryAttempt) -> str:
 
 
 def _words(status: str) -> str:
-    """In English, as everything here, whatever language the project speaks."""
+    """Return the status in English, as all output of this command is, whatever language the project uses."""
     return status.replace("_", " ")
 
 

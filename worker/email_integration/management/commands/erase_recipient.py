@@ -1,4 +1,4 @@
-"""``manage.py erase_recipient``: erase what is known of a person."""
+"""``manage.py erase_recipient``: erase the stored data about a recipient."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from email_integration.exceptions import InvalidMail
 
 
 class Command(BaseCommand):
-    """Erase a mail address from all deliveries, what servers said of it, and the contents that went there."""
+    """Erase a mail address from all deliveries, with the servers' replies about it and the contents sent to it."""
 
     help = (
-        "Erase a mail address from all deliveries and attempts, with the contents of the mails. Nothing that is on its "
-        "way is sent there any more. Exits with 1 if something has to be left until another run."
+        "Erase a mail address from all deliveries and attempts, with the contents of the mails. Mails that have not "
+        "been sent yet are no longer sent to the address. Exits with code 1 if another run has to erase the rest."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the address and --dry-run."""
+        """Add the address and --dry-run."""
         parser.add_argument("address", metavar="ADDRESS", help="the mail address of the person, in any spelling")
-        parser.add_argument("--dry-run", action="store_true", help="erase nothing, say what would be erased")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be erased")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Say how many of each; exit with 1 when something is left."""
+        """Erase, and print the numbers; exit with 1 if some data is left."""
         try:
             done = erase_recipient(options["address"], dry_run=options["dry_run"])
         except InvalidMail as error:
@@ -33,15 +33,15 @@ class Command(BaseCommand):
         self.stdout.write("Would be erased:" if options["dry_run"] else "Erased:")
         for number, what in (
             (done.deliveries, "deliveries that named the person"),
-            (done.stopped, "mails on their way to the person, stopped"),
+            (done.stopped, "unsent mails to the person, stopped"),
             (done.contents, "contents"),
             (done.replies, "replies of servers"),
         ):
             self.stdout.write(f"  {number} {what}")
         for delivery_id in done.left:
             self.stdout.write(
-                f"✗ {delivery_id} still names the person: it is being sent, or on its way in the person's name. "
-                "Run this again when it is finished."
+                f"✗ {delivery_id} still names the person: it is being sent, or still waits to be sent to other "
+                "recipients. Run this command again when it is finished."
             )
         if done.left:
             sys.exit(1)

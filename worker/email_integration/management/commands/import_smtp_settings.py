@@ -1,4 +1,4 @@
-"""``manage.py import_smtp_settings``: a configuration out of the settings in force, for the way out of ``.env``."""
+"""``manage.py import_smtp_settings``: create a configuration from the settings, to replace those in ``.env``."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ _NAME = "Imported from settings"
 
 
 class Command(BaseCommand):
-    """Make an SMTP configuration out of EMAIL_* or MAILERS; a second run changes nothing."""
+    """Create an SMTP configuration from EMAIL_* or MAILERS. A second run changes nothing."""
 
-    help = (
-        "Make an SMTP configuration out of the settings in force (EMAIL_*, or MAILERS). A second run changes nothing."
-    )
+    help = "Create an SMTP configuration from the current settings (EMAIL_* or MAILERS). A second run changes nothing."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the name, and what to do with the configuration."""
+        """Add the name and the options of the import."""
         parser.add_argument("--name", help=f"the name of the configuration (default: {_NAME})")
-        parser.add_argument("--activate", action="store_true", help="make it the active one")
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        parser.add_argument("--activate", action="store_true", help="make it the active configuration")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
     @with_secrets
     def handle(self, *args: Any, **options: Any) -> None:
-        """Import, activate, or say why not."""
+        """Import, activate, or print why that is not possible."""
         route = routing.settings_relay()
         if isinstance(route, routing.Nowhere):
             raise CommandError(f"There is nothing to import: {route.reason}.")
@@ -42,18 +40,18 @@ class Command(BaseCommand):
         if config is None:
             config = self._create(options["name"] or _NAME, values, dry=dry)
         else:
-            self.stdout.write(f"“{config.name}” has these settings already.")
+            self.stdout.write(f"“{config.name}” already has these settings.")
         if options["activate"]:
             self._activate(config, dry=dry)
 
     def _existing(self, name: str | None, values: dict[str, Any]) -> SMTPConfig | None:
-        """The configuration made before; without ``name``, any that has these settings."""
+        """Return the configuration of an earlier import; without ``name``, any configuration with these settings."""
         named = SMTPConfig.objects.filter(name=name or _NAME).first()
         if named is not None:
             if different := _differing(named, values):
                 raise CommandError(
-                    f"There is a configuration “{named.name}” with other settings ({', '.join(different)}). "
-                    "Give another --name, or change that one in the admin."
+                    f"The configuration “{named.name}” exists and has other settings ({', '.join(different)}). "
+                    "Give another --name, or change this configuration in the admin."
                 )
             return named
         if name is not None:
@@ -67,7 +65,7 @@ class Command(BaseCommand):
             config.full_clean()
         except ValidationError as invalid:
             problems = "; ".join(f"{field}: {' '.join(said)}" for field, said in invalid.message_dict.items())
-            raise CommandError(f"The settings cannot be imported as they are. {problems}") from None
+            raise CommandError(f"The settings cannot be imported. Correct them: {problems}") from None
         self.stdout.write(f"{'Would create' if dry else 'Created'} “{name}”:")
         for field, value in values.items():
             shown = ("set" if value else "none") if field == "password" else value
@@ -76,16 +74,16 @@ class Command(BaseCommand):
             self.stdout.write(f"⚠ {doubt}")
         if values["from_email"].endswith("@localhost"):
             self.stdout.write(
-                "⚠ Few servers take mail from this sender. Set DEFAULT_FROM_EMAIL, or change it in the admin."
+                "⚠ Few servers accept mail from this sender. Set DEFAULT_FROM_EMAIL, or change the sender in the admin."
             )
         if not dry:
-            setattr(config, "_change_reason", "imported from the settings")  # noqa: B010  # what simple-history reads
+            setattr(config, "_change_reason", "imported from the settings")  # noqa: B010  # read by simple-history
             config.save()
         return config
 
     def _activate(self, config: SMTPConfig, *, dry: bool) -> None:
         if config.is_active:
-            self.stdout.write(f"“{config.name}” is active already.")
+            self.stdout.write(f"“{config.name}” is already active.")
             return
         if not dry:
             try:
@@ -109,7 +107,7 @@ def _values(relay: Relay) -> dict[str, Any]:
 
 
 def _doubts(values: dict[str, Any]) -> list[str]:
-    """What may not be meant: a login that lacks a half, and a password with more than belongs to it."""
+    """Return warnings about probable mistakes: a login without user or password, or extra characters in a password."""
     doubt = validators.doubt_about_secret(values["password"])
     return [
         *validators.login_warnings(username=values["username"], password=bool(values["password"])),

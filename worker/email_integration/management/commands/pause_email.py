@@ -1,4 +1,4 @@
-"""``manage.py pause_email``: take mail and send none."""
+"""``manage.py pause_email``: keep accepting mail, but send none."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from email_integration.timezones import local_time
 
 
 class Command(BaseCommand):
-    """Pause all sending, in every process at once, until ``resume_email``."""
+    """Pause all sending, in every process immediately, until ``resume_email``."""
 
-    help = "Pause all sending: mail is taken and waits until `manage.py resume_email`."
+    help = "Pause all sending: mail is accepted and waits until `manage.py resume_email`."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the reason, for whoever wonders."""
-        parser.add_argument("--reason", default="", help="shown in the admin and wherever mail says why it waits")
+        """Add the reason, which is shown to other users."""
+        parser.add_argument("--reason", default="", help="the reason, shown in the admin and for each mail that waits")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Say whether it was paused already."""
+        """Pause, or print that sending is already paused."""
         if SendingPause.begin(reason=options["reason"]):
-            self.stdout.write("Sending is paused: mail is taken and waits. `manage.py resume_email` ends it.")
+            self.stdout.write("Sending is paused: mail is accepted and waits. `manage.py resume_email` ends the pause.")
         else:
             pause = SendingPause.objects.get()
             reason = f" ({pause.reason})" if pause.reason else ""
-            self.stdout.write(f"Sending is paused already, since {local_time(pause.since):%Y-%m-%d %H:%M}{reason}.")
+            self.stdout.write(f"Sending is already paused, since {local_time(pause.since):%Y-%m-%d %H:%M}{reason}.")
         if conf.get("EMAIL_PAUSED"):
-            self.stdout.write("EMAIL_PAUSED is set too; it holds until it is unset and all processes are restarted.")
+            self.stdout.write(
+                "EMAIL_PAUSED is set too: sending stays paused until you unset it and restart all processes."
+            )

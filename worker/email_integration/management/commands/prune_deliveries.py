@@ -1,4 +1,4 @@
-"""``manage.py prune_deliveries``: what beat does once a day, for cron."""
+"""``manage.py prune_deliveries``: the daily task of beat, for cron."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from email_integration.delivery.retention import prune
 
 
 class Command(BaseCommand):
-    """Delete finished deliveries and contents that are kept no longer, their results, and orphaned files."""
+    """Delete finished deliveries and contents after their retention time, their results, and orphaned files."""
 
     help = (
         "Delete finished deliveries, with their results, after RETENTION_DAYS, contents of accepted mail after "
@@ -18,11 +18,11 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take --dry-run."""
-        parser.add_argument("--dry-run", action="store_true", help="delete nothing, say what would be deleted")
+        """Add --dry-run."""
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Say how many of each."""
+        """Delete, and print the numbers."""
         done = prune(dry_run=options["dry_run"])
         self.stdout.write("Would be deleted:" if options["dry_run"] else "Deleted:")
         for number, what in (
@@ -30,6 +30,6 @@ class Command(BaseCommand):
             (done.contents, "contents of accepted mail"),
             (done.results, "results"),
             (done.orphans, "files that no delivery names"),
-            (done.breakers, "forgotten relays at fault"),
+            (done.breakers, "old circuit breakers"),
         ):
             self.stdout.write(f"  {number} {what}")

@@ -1,4 +1,4 @@
-"""``manage.py resume_email``: send again."""
+"""``manage.py resume_email``: resume sending."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from email_integration.queue import retry_now
 
 
 class Command(BaseCommand):
-    """End the pause; what waited is due at once."""
+    """End the pause; all held mail is due immediately."""
 
-    help = "Resume sending after `manage.py pause_email`: what waited is due at once, and leaves with the next sweep."
+    help = (
+        "Resume sending after `manage.py pause_email`: mail that waited is due at once, and is sent after the next "
+        "sweep."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Say how much had waited."""
+        """Resume, and print how much mail was held."""
         waiting = retry_now.waiting()
         ended = SendingPause.end()
         if conf.get("EMAIL_PAUSED"):
             raise CommandError(
-                "✗ EMAIL_PAUSED is set, so nothing is sent. Unset it in the settings or the environment and restart "
-                "all processes; then run this again, so that what waited is tried at once."
+                "✗ EMAIL_PAUSED is set, so no mail is sent. Unset it in the settings or the environment, and restart "
+                "all processes. Then run this command again to try at once all mail that waited."
             )
-        # Also without a pause to end: after EMAIL_PAUSED nobody else has woken what waits.
+        # Needed even if there is no pause to end: after EMAIL_PAUSED is removed, no other code wakes the held mail.
         retry_now.wake()
         said = "Sending is resumed" if ended else "Sending was not paused"
         self.stdout.write(f"{said}. Deliveries that waited and are due now: {waiting}.")

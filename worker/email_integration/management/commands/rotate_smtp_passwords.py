@@ -1,4 +1,4 @@
-"""``manage.py rotate_smtp_passwords``: seal what is stored anew, under the newest key."""
+"""``manage.py rotate_smtp_passwords``: encrypt the stored secrets again, with the newest key."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from email_integration.secrecy import with_secrets
 
 
 class Command(BaseCommand):
-    """Re-encrypt all SMTP passwords, and the contents of all mails, under the first of SMTP_PASSWORD_KEYS."""
+    """Encrypt all SMTP passwords and the contents of all mails again, with the first of SMTP_PASSWORD_KEYS."""
 
     help = (
-        "Re-encrypt all SMTP passwords, and the contents of stored mails, under the first of SMTP_PASSWORD_KEYS, and "
-        "seal passwords found in plain text. Exits with 1 if there is something that no key opens."
+        "Re-encrypt all SMTP passwords, and the contents of stored mails, with the first of SMTP_PASSWORD_KEYS, and "
+        "encrypt passwords found in plain text. Exits with code 1 if some of them cannot be decrypted."
     )
 
     @with_secrets
     def handle(self, *args: Any, **options: Any) -> None:
-        """Say how many, and name those that could not be done."""
+        """Print the numbers, and the names of configurations that failed."""
         try:
             done, contents = rotate(), reseal()
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"{_passwords(len(done.rotated))} re-encrypted under the newest key.")
+        self.stdout.write(f"{_passwords(len(done.rotated))} re-encrypted with the newest key.")
         if done.sealed:
-            self.stdout.write(f"{_passwords(len(done.sealed))} found in plain text and sealed.")
+            self.stdout.write(f"{_passwords(len(done.sealed))} found in plain text and encrypted.")
         if done.current:
-            self.stdout.write(f"{_passwords(len(done.current))} under the newest key already.")
+            self.stdout.write(f"{_passwords(len(done.current))} already encrypted with the newest key.")
         if contents.rotated:
-            self.stdout.write(f"{_mails(contents.rotated)} re-encrypted under the newest key.")
+            self.stdout.write(f"{_mails(contents.rotated)} re-encrypted with the newest key.")
         if contents.current:
-            self.stdout.write(f"{_mails(contents.current)} under the newest key already.")
+            self.stdout.write(f"{_mails(contents.current)} already encrypted with the newest key.")
         for name in done.unreadable:
             self.stdout.write(
-                f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS opens its password. Put the key it was sealed with at the "
-                "end of SMTP_PASSWORD_KEYS and run this again, or enter the password again in the admin."
+                f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS can decrypt its password. Put the key that encrypted it at "
+                "the end of SMTP_PASSWORD_KEYS and run this command again, or enter the password again in the admin."
             )
         for name in done.misplaced:
             self.stdout.write(
-                f"✗ “{name}”: a secret in this row was sealed for another row or another field, and is not opened. "
+                f"✗ “{name}”: a secret in this row was encrypted for another row or another field, so it is not used. "
                 "Enter it again in the admin."
             )
         if contents.unreadable:
             self.stdout.write(
-                f"✗ {_mails(contents.unreadable)} that no key in SMTP_PASSWORD_KEYS opens. Put the key they were "
-                "sealed with at the end of SMTP_PASSWORD_KEYS and run this again; until then they wait."
+                f"✗ {_mails(contents.unreadable)} that no key in SMTP_PASSWORD_KEYS can decrypt. Put the missing key "
+                "at the end of SMTP_PASSWORD_KEYS and run this command again. Until then, this mail waits."
             )
         if done.unreadable or done.misplaced or contents.unreadable:
             sys.exit(1)

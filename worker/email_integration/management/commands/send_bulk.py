@@ -1,4 +1,4 @@
-"""Send a template to everybody in a CSV file."""
+"""``manage.py send_bulk``: send a template to every recipient in a CSV file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from email_integration.models import Delivery, Priority
 from email_integration.queue import bulk
 from email_integration.queue.submission import check_name
 
-#: Wrong lines that are told of at once.
+#: How many invalid lines one error message lists.
 _SHOWN = 20
 
 
 class _Message(EmailMultiAlternatives):
-    """A message that knows its idempotency key, and the line it comes from."""
+    """A message with its idempotency key and its line in the file."""
 
     key = ""
     line = 0
@@ -35,7 +35,7 @@ class _Message(EmailMultiAlternatives):
 
 @dataclass(frozen=True, kw_only=True)
 class _MessageBuilder:
-    """Makes the message of a row out of templates, whose context is the row."""
+    """Builds the message of a row from templates. The row is their context."""
 
     subject: Template
     text: Template
@@ -45,7 +45,7 @@ class _MessageBuilder:
     to_column: str
 
     def build_message(self, row: dict[str, str], line: int) -> _Message:
-        """The message. Raises what templates raise."""
+        """Return the message of ``row``. Raises the errors of the templates."""
         plain = Context(row, autoescape=False)
         message = _Message(
             subject=" ".join(self.subject.render(plain).split()),
@@ -61,35 +61,39 @@ class _MessageBuilder:
 
 
 class Command(BaseCommand):
-    """All rows are checked before the first mail is submitted."""
+    """Send a template to the rows of a CSV file, after it has checked all of them."""
 
     help = (
-        "Send a template to everybody in a CSV file (UTF-8, with a header; a column 'email', all columns are the "
-        "template's context). Nothing is submitted unless every line is right."
+        "Send a template to every recipient in a CSV file. The file is UTF-8 and has a header with a column 'email'; "
+        "all columns are the template's context. No mail is submitted unless every line is valid."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take a file and a template."""
-        parser.add_argument("--csv", required=True, type=Path, metavar="FILE", help="who gets it")
+        """Add the file, the template and the options."""
+        parser.add_argument("--csv", required=True, type=Path, metavar="FILE", help="the file with the recipients")
         parser.add_argument(
             "--template",
             required=True,
             metavar="NAME",
-            help="NAME.txt is the text, NAME.html, if there is one, the HTML, NAME_subject.txt the subject",
+            help="NAME.txt is the text, NAME.html (if it exists) the HTML, and NAME_subject.txt the subject",
         )
-        parser.add_argument("--subject", metavar="TEXT", help="the subject, a template too, instead of a file")
+        parser.add_argument("--subject", metavar="TEXT", help="a template for the subject, instead of NAME_subject.txt")
         parser.add_argument(
-            "--from", dest="from_email", metavar="ADDRESS", help="instead of the configuration's sender"
+            "--from", dest="from_email", metavar="ADDRESS", help="the sender, instead of the configuration's sender"
         )
-        parser.add_argument("--to-column", default="email", metavar="COLUMN", help="the column with the address")
-        parser.add_argument("--priority", default=Priority.BULK, choices=Priority.values, help="default: bulk")
+        parser.add_argument(
+            "--to-column", default="email", metavar="COLUMN", help="the column with the address (default: email)"
+        )
+        parser.add_argument(
+            "--priority", default=Priority.BULK, choices=Priority.values, help="the priority (default: bulk)"
+        )
         parser.add_argument(
             "--key",
             metavar="TEXT",
-            help="a template that says which mail a row is, such as 'news 7 to {{ email }}': "
-            "with it nothing is sent twice, however often this is run",
+            help="a template for the idempotency key of a row, such as 'news 7 to {{ email }}': "
+            "with it, a second run submits no mail twice",
         )
-        parser.add_argument("--dry-run", action="store_true", help="check every line, submit nothing")
+        parser.add_argument("--dry-run", action="store_true", help="check every line, and submit no mail")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check all rows, then submit all."""
@@ -107,12 +111,14 @@ class Command(BaseCommand):
                 on_progress=lambda done: self._report_progress(done, total, options["verbosity"]),
             )
         except InvalidMail as error:
-            raise CommandError(f"{error} All before it are submitted.") from error
+            raise CommandError(f"{error} All mails before it have been submitted.") from error
         new = _count_since(started, ids) if builder.key else len(ids)
-        self.stdout.write(f"{new} mails submitted." + (f" {total - new} were before." if total > new else ""))
+        self.stdout.write(
+            f"{new} mails submitted." + (f" {total - new} had been submitted before." if total > new else "")
+        )
 
     def _report_progress(self, done: int, total: int, verbosity: int) -> None:
-        """Write a line that is written over on a terminal, else one for each batch; on stderr."""
+        """Write the progress to stderr: on a terminal one line that is overwritten, else one line for each batch."""
         if not verbosity:
             return
         if self.stderr.isatty():
@@ -139,7 +145,7 @@ def _message_builder(options: dict[str, Any]) -> _MessageBuilder:
     except TemplateDoesNotExist as error:
         raise CommandError(f"There is no template {error}.") from error
     except TemplateSyntaxError as error:
-        raise CommandError(f"A template is wrong: {error}") from error
+        raise CommandError(f"A template has an error: {error}") from error
 
 
 def _optional(engine: Engine, name: str) -> Template | None:
@@ -150,7 +156,7 @@ def _optional(engine: Engine, name: str) -> Template | None:
 
 
 def _messages(file: Path, builder: _MessageBuilder) -> Iterator[_Message]:
-    """The messages of a file, as it is read. Raises ``CommandError`` for a line that cannot be read."""
+    """Yield the messages of a file while it is read. Raises ``CommandError`` for a line that cannot be read."""
     line = 1
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -158,25 +164,28 @@ def _messages(file: Path, builder: _MessageBuilder) -> Iterator[_Message]:
             columns = reader.fieldnames or []
             if builder.to_column not in columns:
                 raise CommandError(
-                    f"{file} has no column {builder.to_column!r}; it has {', '.join(columns) or 'none'}."
+                    f"{file} has no column {builder.to_column!r}. Its columns are: {', '.join(columns) or 'none'}."
                 )
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():
-                    raise CommandError(f"Line {line}: it has more or fewer fields than the header.")
+                    raise CommandError(f"Line {line} has more or fewer fields than the header.")
                 yield builder.build_message(row, line)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not in UTF-8, after line {line}.") from error
+        raise CommandError(f"{file} is not valid UTF-8 after line {line}. Save it as UTF-8.") from error
     except (TemplateDoesNotExist, TemplateSyntaxError) as error:
-        raise CommandError(f"Line {line}: a template is wrong: {error}") from error
+        raise CommandError(f"Line {line}: a template has an error: {error}") from error
     except csv.Error as error:
         raise CommandError(f"After line {line}: {error}.") from error
 
 
 def _check(file: Path, builder: _MessageBuilder) -> int:
-    """Render everything and keep nothing; return how many there are. Raises ``CommandError`` with the lines."""
+    """Render all messages without keeping them, and return their number.
+
+    Raises ``CommandError`` with the invalid lines.
+    """
     wrong: list[str] = []
     lines: dict[str, int] = {}
     total = 0
@@ -184,25 +193,25 @@ def _check(file: Path, builder: _MessageBuilder) -> int:
         total += 1
         try:
             rendered = render(message, default_from_is_open=True)
-            # Django would hand it to the server, which may have such a mailbox. In a file of people it is a mistake.
+            # Django passes it to the server, which may have such a mailbox. In a file of recipients it is a mistake.
             if any("@" not in one for one in rendered.recipients):
                 raise InvalidMail(f"to: the address {quoted(message.to[0])} has no domain; write 'user@example.com'.")
             if builder.key is not None:
                 check_name("key", message.key)
                 if message.key in lines:
-                    raise InvalidMail(f"its key is that of line {lines[message.key]}: {message.key!r}.")
+                    raise InvalidMail(f"it has the same key as line {lines[message.key]}: {message.key!r}.")
                 lines[message.key] = message.line
         except InvalidMail as error:
             wrong.append(f"Line {message.line}: {error}")
             if len(wrong) == _SHOWN:
                 break
     if wrong:
-        raise CommandError("\n".join([*wrong, "Nothing was submitted."]))
+        raise CommandError("\n".join([*wrong, "No mail was submitted."]))
     return total
 
 
 def _count_since(started: Any, ids: list[str]) -> int:
-    """How many of these were not there before."""
+    """Return how many of these deliveries were created since ``started``."""
     new = Delivery.objects.filter(created_at__gte=started)
     parts = (ids[start : start + bulk.BATCH] for start in range(0, len(ids), bulk.BATCH))
     return sum(new.filter(pk__in=part).count() for part in parts)

@@ -1,4 +1,4 @@
-"""``manage.py sweep_deliveries``: what beat does every few seconds, for cron."""
+"""``manage.py sweep_deliveries``: the sweep that beat runs every few seconds, for cron."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from email_integration.queue.sweeper import sweep
 
 
 class Command(BaseCommand):
-    """Wake the workers of every queue that has mail due which nothing is working on."""
+    """Wake the workers of every queue that has due mail which no worker is sending."""
 
-    help = "Wake the workers of every queue that has mail due which nothing is working on."
+    help = "Wake the workers of every queue that has due mail which no worker is sending."
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.stdout.write(f"Queues woken: {sweep()}.")

@@ -1,4 +1,4 @@
-"""``manage.py validate_notification_setup``: is everything in place for mail to leave?"""
+"""``manage.py validate_notification_setup``: check whether the set-up can send mail."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from email_integration import diagnosis
 
 
 class Command(BaseCommand):
-    """Diagnose the set-up from the SMTP configuration to the workers; exit with 1 if mail cannot leave."""
+    """Diagnose the set-up from the SMTP configuration to the workers; exit with 1 if mail cannot be sent."""
 
     help = (
-        "Check all that mail needs: the SMTP configuration in force, its server, cache, broker, workers, beat. "
-        "Exits with 1 if anything stands in the way of mail."
+        "Check all parts that send mail: the SMTP configuration in force, its server, cache, broker, workers, beat. "
+        "Exits with code 1 if a problem prevents sending."
     )
-    # Its findings are more than what system checks can say, and come with them.
+    # The command's findings include those of the system checks, and more.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the optional address of the test mail, and the form of the answer."""
+        """Add the optional address of the test mail, and the output format."""
         parser.add_argument(
             "--test-email",
             nargs="?",
@@ -37,12 +37,12 @@ class Command(BaseCommand):
             type=float,
             default=1.0,
             metavar="SECONDS",
-            help="how long workers may take to answer (default: 1)",
+            help="the time that workers have to answer (default: 1)",
         )
-        parser.add_argument("--json", action="store_true", help="answer in JSON")
+        parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print what was found; exit with 1 on any ✗."""
+        """Print the findings; exit with 1 if there is any ✗."""
         sections = diagnosis.diagnose(test_email=options["test_email"], patience=options["timeout"])
         if options["json"]:
             self.stdout.write(json.dumps(diagnosis.as_data(sections), indent=2, ensure_ascii=False))

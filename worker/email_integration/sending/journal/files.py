@@ -1,4 +1,4 @@
-"""The files of journals: their folder, their locks, and what a fork does to both."""
+"""The files of journals: their folder, their locks, and the effect of a fork on both."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-#: How the name of a journal ends.
+#: The suffix of a journal's file name.
 SUFFIX = ".journal"
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
-#: Locks of one file, of which each part has one: what writes to different parts does not wait for each other.
+#: Number of locks of one file. Each part of the file has a lock, so writes to different parts do not wait for each
+#: other.
 _LOCKS = 61
 _PART = 4096
 
 
 class JournalUnavailable(Exception):
-    """No journal can be kept or read; ``why`` is a sentence for the log."""
+    """No journal can be kept or read. ``why`` is a sentence for the log."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
 
 
 class JournalFile:
-    """An open file of a journal, closed in each child that is forked; threads may share it.
+    """An open file of a journal. It is closed in each forked child; threads may share it.
 
     A lock by ``flock`` belongs to the open file description, which a forked child inherits. The child closes its copy
-    at once and does not unlock: an unlocking would be for the parent too, and a copy left open would hold the lock
-    after the parent's death.
+    immediately and does not unlock it: unlocking would also unlock the parent's file, and an open copy would hold the
+    lock after the parent's death.
     """
 
     def __init__(self, folder: int, name: str, *, new: bool) -> None:
-        """Open the file, or make a ``new`` one, in an open folder. Raises ``OSError``; links are refused."""
+        """Open the file, or create a ``new`` one, in an open folder. Raises ``OSError``; links are refused."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         self.name = name
         self._using = _new_locks()
@@ -50,11 +51,11 @@ class JournalFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether this process has it open; a forked child has not."""
+        """Whether this process has the file open. A forked child has not."""
         return self._descriptor >= 0
 
     def lock(self) -> bool:
-        """Take the lock; False when another has it. Never waits."""
+        """Take the lock. Return False when another process has it. Never waits."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,11 +63,11 @@ class JournalFile:
         return True
 
     def stat(self) -> os.stat_result:
-        """Return what the system says of the file."""
+        """Return the status of the file."""
         return os.fstat(self._descriptor)
 
     def is_at_its_name(self, folder: int) -> bool:
-        """Whether it is still the file of this name: it may have been removed before its lock was taken."""
+        """Return whether this is still the file with its name. It may have been removed before its lock was taken."""
         try:
             named = os.stat(self.name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -74,11 +75,11 @@ class JournalFile:
         return os.path.samestat(named, self.stat())
 
     def resize(self, size: int) -> None:
-        """Make it ``size`` octets long; nothing is allocated."""
+        """Set the length to ``size`` octets. This allocates no blocks."""
         os.ftruncate(self._descriptor, size)
 
     def read(self, length: int, offset: int) -> bytes:
-        """Return octets from ``offset``, fewer than ``length`` at the end of the file."""
+        """Return ``length`` octets from ``offset``, or fewer at the end of the file."""
         found = b""
         with self._using[offset // _PART % _LOCKS]:
             while more := os.pread(self._descriptor, length - len(found), offset + len(found)):
@@ -86,16 +87,16 @@ class JournalFile:
         return found
 
     def write(self, octets: bytes, offset: int) -> None:
-        """Write all octets. Raises ``OSError``; some may be written then."""
-        # Under a lock, all of which 'release' takes, so that no thread writes to a descriptor which another has just
-        # closed: its number may belong to a socket by then. It also makes 'release' the end of all writing.
+        """Write all octets at ``offset``. Raises ``OSError``, possibly after writing some of them."""
+        # 'release' takes all of these locks. So no thread writes to a descriptor that another thread has just closed:
+        # its number may belong to a socket by then. Also, no write continues after 'release'.
         with self._using[offset // _PART % _LOCKS]:
             written = os.pwrite(self._descriptor, octets, offset)
-            while written < len(octets):  # cut off, by a full disk: writing on tells why
+            while written < len(octets):  # a full disk shortened it; the next write shows why
                 written += os.pwrite(self._descriptor, octets[written:], offset + written)
 
     def release(self) -> None:
-        """Give up the lock and close the file; nothing where it is closed already."""
+        """Release the lock and close the file. A closed file stays closed."""
         with contextlib.ExitStack() as until_then:
             for lock in self._using:
                 until_then.enter_context(lock)
@@ -103,26 +104,26 @@ class JournalFile:
             descriptor, self._descriptor = self._descriptor, -1
             _open.discard(self)
             if descriptor >= 0:
-                # Only by its owner: a child that is just being started by another way than os.fork may have a copy.
+                # Only the owner unlocks: a child that is being started without os.fork may have a copy.
                 with contextlib.suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
     def forget(self) -> None:
-        """Close a child's copy, without unlocking."""
+        """Close a forked child's copy without unlocking."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
-        self._using = _new_locks()  # another thread of the parent may have had one of the old ones
+        self._using = _new_locks()  # a thread of the parent may hold an old lock
 
 
 def _new_locks() -> list[threading.Lock]:
     return [threading.Lock() for _ in range(_LOCKS)]
 
 
-#: The files that this process has open, changed under ``_forking``.
+#: The files that this process has open. Changed under ``_forking``.
 _open: set[JournalFile] = set()
-#: No fork comes between opening a file, or closing it, and its registration. A signal's handler may fork: reentrant.
+#: Prevents a fork between opening or closing a file and its registration. Reentrant, because a signal handler may fork.
 _forking = threading.RLock()
 
 
@@ -138,22 +139,25 @@ if hasattr(os, "register_at_fork"):
 
 
 def can_lock() -> bool:
-    """Whether this system can lock files as the journal needs it."""
+    """Return whether this system can lock files as the journal requires."""
     return fcntl is not None
 
 
 def is_own(found: os.stat_result) -> bool:
-    """Whether this process has the file open: opening and closing it once more would free some kinds of locks."""
+    """Return whether this process has the file open. Opening and closing it again would release some kinds of locks."""
     with _forking:
         return any(os.path.samestat(found, file.stat()) for file in _open)
 
 
 def objection(found: os.stat_result) -> str | None:
-    """Return why a file or folder is not to be trusted, None when it is: it belongs to this user, and to no other."""
+    """Return why a file or folder is not trusted; None when it is.
+
+    It is trusted when it belongs to this user, and no other user can write to it.
+    """
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         return "is a link or a device"
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-        return "is a link: it has another name"
+        return "has more than one name (hard links)"
     if found.st_uid != os.geteuid():
         return f"belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}"
     if found.st_mode & _WRITABLE_BY_OTHERS:
@@ -163,10 +167,10 @@ def objection(found: os.stat_result) -> str | None:
 
 @contextlib.contextmanager
 def opened(folder: Path, *, make: bool) -> Iterator[int | None]:
-    """Open the folder, of which this user alone is the owner; None when it is missing, and not to be made.
+    """Yield a descriptor of the folder, which must belong to this user alone; None when it is missing and not ``make``.
 
-    The folders above it are not looked at: a container's volume often belongs to another user.
-    Raises ``JournalUnavailable``.
+    The folders above it are not checked, because a container's volume often belongs to another user. Raises
+    ``JournalUnavailable``.
     """
     if not can_lock():
         raise JournalUnavailable("This system has no fcntl, so files cannot be locked and no journal is kept.")
@@ -174,10 +178,10 @@ def opened(folder: Path, *, make: bool) -> Iterator[int | None]:
         try:
             _make(folder)
         except OSError as error:
-            raise unavailable(f"The journal's folder {folder} cannot be made", error) from None
+            raise unavailable(f"The journal's folder {folder} cannot be created", error) from None
     descriptor = None
     try:
-        # Before it is opened, to say it in words; after it is opened it is the very folder that is used.
+        # The check before opening gives a clear message; the check after opening is of the folder that is used.
         _require(folder, os.lstat(folder))
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -194,12 +198,12 @@ def opened(folder: Path, *, make: bool) -> Iterator[int | None]:
 
 
 def unavailable(what: str, error: OSError) -> JournalUnavailable:
-    """Return the exception that says what cannot be done and the system's reason."""
+    """Return an exception that names the failed action and the system's reason."""
     return JournalUnavailable(f"{what}: {error.strerror or error}.")
 
 
 def boot_id() -> str:
-    """Return what tells one start of this machine from another; '' where it is not told, which proves nothing."""
+    """Return the id of this start of the machine; '' when the system has none, which proves nothing."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """The octets of a journal: a header of one page, then slots of a fixed size.
 
-Slots begin at a page. A slot is a head and, from its DOT on, a body. The head keeps its length while a mail has the
-slot, so that each later state overwrites octets which are there already. Both have a checksum. A slot whose head is all
-zeros is free, as is one that was never written (the file is sparse).
+Each slot begins at a page boundary. A slot has a head and, from DOT on, a body. The head keeps its length while a mail
+uses the slot, so each later state overwrites existing octets. Head and body each have a checksum. A slot is free when
+its head is all zeros, which includes a slot that was never written (the file is sparse).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from zlib import crc32
 
-#: Octets that the kernel copies at once: a write within one page is there as a whole or not at all after a SIGKILL.
+#: Octets that the kernel copies at once: after a SIGKILL, a write within one page is complete or absent.
 PAGE = 4096
 
 #: Recipients that one delivery may have.
 MOST_RECIPIENTS = 10_000
 
-#: Characters of the texts.
+#: Limits of the texts, in characters.
 LONGEST_DELIVERY_ID = 255
 LONGEST_BATCH_ID = 36
 LONGEST_CONFIGURATION = 100
@@ -32,7 +32,7 @@ _LONGEST_BOOT_ID = 64
 _MAGIC = b"EIJOURNL"
 _FORMAT = 1
 
-# Magic, format, checksum of what follows in the page: the part that every format has.
+# Magic, format, and checksum of the rest of the page: this part is the same in every format.
 _PREFIX = struct.Struct("<8sHI")
 # Process id, slots, octets of a slot, octets of the three texts.
 _HEADER = struct.Struct("<qIIHHH")
@@ -42,7 +42,7 @@ _CHECKSUM = struct.Struct("<I")
 # Recipients, refused ones, octets of the configuration and of its version.
 _BODY = struct.Struct("<HHHH")
 
-#: Octets at the begin of a slot that are all zeros when it is free.
+#: Octets at the beginning of a slot that are all zeros when it is free.
 FREE_HEAD = bytes(_CHECKSUM.size + _HEAD.size)
 
 _LARGEST_HEAD = len(FREE_HEAD) + 4 * (LONGEST_DELIVERY_ID + LONGEST_BATCH_ID)
@@ -50,12 +50,13 @@ _LARGEST_BODY = (
     _BODY.size + 4 * (LONGEST_CONFIGURATION + LONGEST_CONFIG_VERSION) + (MOST_RECIPIENTS + 7) // 8 + 4 * MOST_RECIPIENTS
 )
 
-#: Octets of a slot: enough for the most recipients, all of them refused, in whole pages. Only what is used is written.
+#: Octets of a slot: enough for the most recipients, all of them refused, in whole pages. Only the octets in use are
+#: written.
 SLOT_SIZE = -(-(_LARGEST_HEAD + _LARGEST_BODY) // PAGE) * PAGE
 
 
 class SlotState(IntEnum):
-    """How far the mail of a slot is; ``UNREADABLE`` is never written, a reader finds it."""
+    """How far the mail of a slot is. ``UNREADABLE`` is never written; it is the result of reading a damaged slot."""
 
     FREE = 0
     IN_HAND = 1
@@ -66,7 +67,7 @@ class SlotState(IntEnum):
 
 
 class SlotPhase(IntEnum):
-    """What the process does with a mail in hand."""
+    """The current work of the process on a mail."""
 
     PREPARING = 1
     WAITING = 2
@@ -78,8 +79,8 @@ class Dot:
     """A transaction whose final dot is about to be sent.
 
     ``recipients`` are those in the transaction, by their position among the ``count`` recipients of the delivery, in
-    ascending order; ``refused`` has the reply code to the RCPT of each refused one. ``configuration`` and
-    ``config_version`` name the SMTP configuration in use.
+    ascending order. ``refused`` maps the position of each refused recipient to the reply code to its RCPT.
+    ``configuration`` and ``config_version`` name the SMTP configuration in use.
     """
 
     recipients: tuple[int, ...]
@@ -91,10 +92,10 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """A slot that was in use. Of an ``UNREADABLE`` one, all but ``slot`` may be missing.
+    """A slot in use. If it is ``UNREADABLE``, all fields except ``slot`` may be missing.
 
     ``started_at`` is in seconds since the epoch. ``code`` is the reply code to the final dot, None without a reply.
-    ``dot`` is there from the DOT on; None says that there was no dot before the mail continued.
+    ``dot`` is set from DOT on; None means that there was no dot before the state CONTINUING.
     """
 
     slot: int
@@ -109,13 +110,13 @@ class JournalEntry:
 
     @property
     def torn(self) -> bool:
-        """Whether the slot is unreadable: its write was cut off, or the file is damaged."""
+        """Whether the slot is unreadable: its write was interrupted, or the file is damaged."""
         return self.state is SlotState.UNREADABLE
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalHeader:
-    """What a journal says of its process. ``slot_size`` is in octets; ``boot_id`` is '' where there is none."""
+    """The description of the process in a journal. ``slot_size`` is in octets; ``boot_id`` is '' if unknown."""
 
     installation: str
     owner: str
@@ -125,7 +126,7 @@ class JournalHeader:
     slot_size: int = field(default=SLOT_SIZE)
 
     def offset(self, slot: int) -> int:
-        """Return where the slot begins, in octets."""
+        """Return the offset of the slot in the file, in octets."""
         return PAGE + slot * self.slot_size
 
 
@@ -142,7 +143,7 @@ def encode_header(header: JournalHeader) -> bytes:
 
 
 def decode_header(page: bytes) -> JournalHeader | None:
-    """Return the header; None when it is no journal, one of another format, or damaged."""
+    """Return the header; None when the page is not a journal, has another format, or is damaged."""
     if len(page) < PAGE:
         return None
     magic, version, checksum = _PREFIX.unpack_from(page)
@@ -157,12 +158,12 @@ def decode_header(page: bytes) -> JournalHeader | None:
 
 
 def was_never_written(page: bytes) -> bool:
-    """Whether it is the first page of a journal whose process died before it wrote the header."""
+    """Return whether this is the first page of a journal whose process died before writing the header."""
     return len(page) < PAGE or not any(page)
 
 
 def encode_ids(delivery_id: str, batch_id: str) -> tuple[int, int, bytes]:
-    """Return the ids as ``encode_head`` takes them. Raises ``ValueError`` when one is too long."""
+    """Return the ids in the form that ``encode_head`` takes. Raises ``ValueError`` when one is too long."""
     delivery = _octets("The delivery's id", delivery_id, LONGEST_DELIVERY_ID)
     batch = _octets("The batch's id", batch_id, LONGEST_BATCH_ID)
     return len(delivery), len(batch), delivery + batch
@@ -177,21 +178,26 @@ def encode_head(
     started_at: float,
     ids: tuple[int, int, bytes],
 ) -> bytes:
-    """Return the head of a slot. ``code`` is 0 without a reply; ``body`` is the body's length and checksum.
+    """Return the head of a slot.
 
-    Raises ``ValueError`` when the version of the delivery does not fit into 64 bits.
+    ``code`` is the reply code, 0 without a reply. ``body`` is the length in octets and the checksum of the body.
+    ``started_at`` is in seconds since the epoch. ``ids`` comes from ``encode_ids``. Raises ``ValueError`` when the
+    delivery's version exceeds 64 bits.
     """
     try:
         rest = _HEAD.pack(state, phase, code, *body, version, started_at, ids[0], ids[1]) + ids[2]
     except struct.error as error:
-        raise ValueError(f"The journal cannot hold version {version}, code {code}: {error}") from None
+        raise ValueError(f"The journal cannot store version {version}, code {code}: {error}") from None
     return _CHECKSUM.pack(crc32(rest)) + rest
 
 
 def encode_dot(
     recipients: Collection[int], refused: Mapping[int, int], count: int, configuration: str, config_version: str
 ) -> bytes:
-    """Return the body of a slot, of what ``Dot`` describes. Raises ``ValueError`` when one is out of its range."""
+    """Return the body of a slot, with the values that ``Dot`` describes.
+
+    Raises ``ValueError`` when one is out of range.
+    """
     if not 0 <= count <= MOST_RECIPIENTS:
         raise ValueError(f"A delivery has at most {MOST_RECIPIENTS} recipients, not {count}.")
     bits = bytearray((count + 7) // 8)
@@ -213,14 +219,17 @@ def encode_dot(
 
 @functools.lru_cache(maxsize=8)
 def _configuration(name: str, config_version: str) -> tuple[int, int, bytes]:
-    """Their lengths, and both: the same for each mail until another configuration is used."""
+    """Return the lengths of both texts, and their octets. They are the same until another configuration is used."""
     octets = _octets("The configuration's name", name, LONGEST_CONFIGURATION)
     of_version = _octets("The configuration's version", config_version, LONGEST_CONFIG_VERSION)
     return len(octets), len(of_version), octets + of_version
 
 
 def used(page: bytes, slot_size: int) -> int:
-    """Return how many octets of a slot are in use by its head in ``page``; at most a page when it cannot be read."""
+    """Return how many octets the slot uses, from its head in ``page``; at most a page when the head cannot be read.
+
+    ``slot_size`` is the maximum, in octets.
+    """
     if len(page) < len(FREE_HEAD):
         return len(page)
     *_, body, _, _, _, delivery, batch = _HEAD.unpack_from(page, _CHECKSUM.size)
@@ -229,7 +238,7 @@ def used(page: bytes, slot_size: int) -> int:
 
 
 def decode_slot(slot: int, octets: bytes) -> JournalEntry | None:
-    """Return what is in a slot, None when it is free; ``octets`` are those in use."""
+    """Return the entry in a slot, None when it is free. ``octets`` are the octets in use."""
     if len(octets) >= len(FREE_HEAD) and octets.startswith(FREE_HEAD):
         return None
     unreadable = JournalEntry(slot=slot, state=SlotState.UNREADABLE)
@@ -237,7 +246,7 @@ def decode_slot(slot: int, octets: bytes) -> JournalEntry | None:
         return unreadable
     try:
         return _decode_slot(slot, octets) or unreadable
-    except (ValueError, struct.error):  # with a checksum that fits: not written by this code
+    except (ValueError, struct.error):  # a valid checksum, but not written by this code
         return unreadable
 
 
@@ -285,7 +294,7 @@ def _decode_dot(body: bytes) -> Dot:
 
 
 def _no_position(position: int, count: int) -> ValueError:
-    return ValueError(f"The position {position} is not that of one of {count} recipients.")
+    return ValueError(f"The position {position} is out of range for {count} recipients.")
 
 
 def _octets(what: str, text: str, longest: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Reading the journals of dead processes."""
+"""Read the journals of dead processes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from .layout import PAGE, JournalEntry, JournalHeader, decode_header, decode_slo
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a file without a header is rubbish: its process died while it made it.
+#: Seconds after which a file without a header is garbage: its process died while creating it.
 _RUBBISH_AFTER = 60.0
 
-#: The files of which this process has written a warning, each once.
+#: The files about which this process has logged a warning. Each is logged once.
 _warned: set[str] = set()
 
 
 class AbandonedJournal:
-    """The journal of a dead process, locked by this one. ``entries`` are its slots in use, ``owner`` and ``pid`` those
-    of its process.
+    """The journal of a dead process, locked by this one.
 
-    ``boot_is_ours`` tells whether the machine has been up since. Only then the entries say all that was written: after
-    a power cut some of it may be missing.
+    ``entries`` are its slots in use. ``owner`` and ``pid`` are those of the dead process. ``boot_is_ours`` is true when
+    the machine has not restarted since. Only then are the entries complete: after a power failure some may be missing.
     """
 
     def __init__(
@@ -42,13 +41,13 @@ class AbandonedJournal:
         self._folder = folder
 
     def remove(self) -> None:
-        """Unlink the file and release it, after the commit of all that its entries ask for.
+        """Unlink the file and release it. Call this after the commit of all work that its entries require.
 
-        Raises ``JournalUnavailable`` when it cannot be unlinked; the file stays then, and its lock is released.
-        ``RuntimeError`` when it is not held any more: another process may have it by now.
+        Raises ``JournalUnavailable`` when the file cannot be unlinked; then it stays, and its lock is released. Raises
+        ``RuntimeError`` when it was released before, because another process may hold it by now.
         """
         if not self._file.is_open:
-            raise RuntimeError(f"The journal {self.path} was released.")
+            raise RuntimeError(f"The journal {self.path} is already released.")
         try:
             os.unlink(self._file.name, dir_fd=self._folder)
         except FileNotFoundError:
@@ -59,18 +58,17 @@ class AbandonedJournal:
             self._file.release()
 
     def release(self) -> None:
-        """Release the lock and leave the file to another look; nothing when that was done before."""
+        """Release the lock and keep the file for the next search. Does nothing when it was released before."""
         self._file.release()
 
 
 @contextlib.contextmanager
 def abandoned(folder: Path, *, installation: str) -> Iterator[Iterator[AbandonedJournal]]:
-    """Find the journals in ``folder`` whose processes are dead, one after the other, and lock each.
+    """Yield an iterator over the journals in ``folder`` whose processes are dead. Each one is locked.
 
-    Never waits for a lock. The journals of this process, of other installations and of formats that are unknown are
-    left alone. The end of the block releases all that was neither removed nor released. A missing folder, and a system
-    without locks, have no journals. A file that cannot be read is left alone, with one warning in the log.
-
+    It never waits for a lock. Journals of this process, of other installations and of unknown formats are skipped. The
+    end of the block releases all journals that were neither removed nor released. If the folder is missing, or the
+    system has no locks, there are no journals. A file that cannot be read is skipped, with one warning in the log.
     Raises ``JournalUnavailable`` when the folder cannot be used.
     """
     if not can_lock():
@@ -108,12 +106,12 @@ def _found(
 
 
 def _taken(descriptor: int, folder: Path, name: str, installation: str) -> AbandonedJournal | None:
-    """Return the journal, locked, when it is one of ours whose process is dead. Raises ``OSError``."""
+    """Return the locked journal if it is of this installation and its process is dead. Raises ``OSError``."""
     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
     if why := objection(status) or ("is a folder" if stat.S_ISDIR(status.st_mode) else None):
         _warn(folder / name, why)
         return None
-    # A young file without a header is being made: taking its lock, if only to look, would be in its process's way.
+    # A new file without a header is being created. Locking it, even for a moment, would disturb its process.
     if is_own(status) or (status.st_size < PAGE and not _is_old(status)):
         return None
     file = JournalFile(descriptor, name, new=False)
@@ -130,7 +128,7 @@ def _taken(descriptor: int, folder: Path, name: str, installation: str) -> Aband
 def _checked(file: JournalFile, descriptor: int, path: Path, installation: str) -> AbandonedJournal | None:
     page = file.read(PAGE, 0)
     if was_never_written(page):
-        # Looked at once more under the lock: its process may have been slow, not dead.
+        # Checked again under the lock: its process may have been slow, not dead.
         if _is_old(file.stat()) and _lock(file, descriptor) and was_never_written(file.read(PAGE, 0)):
             os.unlink(file.name, dir_fd=descriptor)
         return None
@@ -141,7 +139,7 @@ def _checked(file: JournalFile, descriptor: int, path: Path, installation: str) 
 
 
 def _lock(file: JournalFile, descriptor: int) -> bool:
-    # Between the list and the lock another process may have taken and unlinked it: this is an orphan then.
+    # Another process may have locked and unlinked it after the folder was listed; then this file has no name any more.
     return file.lock() and file.is_at_its_name(descriptor)
 
 
@@ -162,4 +160,4 @@ def _is_old(found: os.stat_result) -> bool:
 def _warn(path: Path, why: str) -> None:
     if str(path) not in _warned:
         _warned.add(str(path))
-        logger.warning("The journal %s %s; it is left alone.", path, why)
+        logger.warning("The journal %s %s; it is ignored.", path, why)

@@ -1,4 +1,4 @@
-"""Keeping a process's own journal: a slot for each mail in hand, one ``pwrite`` for each step."""
+"""Write this process's journal: a slot for each mail in progress, one ``pwrite`` for each step."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .layout import (
     encode_ids,
 )
 
-#: How often another file is made, when one was removed before its lock was taken.
+#: Number of files to try, when one is removed before its lock is taken.
 _TRIES = 3
 
 _MOST_SLOTS = 65_535
 
-# A member of an enumeration takes a while to be looked up, and there are several in each step of each mail.
+# Looking up an enumeration member takes a while, and each step of each mail needs several.
 _FREE, _IN_HAND, _DOT, _ANSWERED, _CONTINUING = (
     SlotState.FREE,
     SlotState.IN_HAND,
@@ -42,25 +42,25 @@ _PREPARING, _WAITING, _WRITING = SlotPhase.PREPARING, SlotPhase.WAITING, SlotPha
 
 
 class Journal:
-    """The journal of this process. Threads may share it, each with slots of its own; a forked child has none."""
+    """The journal of this process. Threads may share it, but not a slot; a forked child has no journal."""
 
     def __init__(self, file: JournalFile, folder: Path, header: JournalHeader) -> None:
         self.path = folder / file.name
         self._file = file
         self._header = header
         self._slot_size = header.slot_size
-        # The slot that was freed last is taken first, so that few pages of the file are ever used.
+        # The most recently freed slot is used first, so that few pages of the file are ever used.
         self._free = deque(reversed(range(header.slots)))
 
     @classmethod
     def open(cls, folder: Path, *, installation: str, owner: str, slots: int = 256) -> Journal:
-        """Make the journal of this process and lock it; call it after the fork.
+        """Create the journal of this process and lock it. Call it after a fork.
 
-        ``folder`` is made with mode 0700 when it is missing, and those above it too. ``installation`` (at most 64
-        characters) keeps apart what shares a folder; ``owner`` (at most 255) is given to the process that recovers.
-        ``slots`` bounds the mails that are in hand or not recorded yet.
+        ``folder`` is created with mode 0700 if it is missing, and so are the folders above it. ``installation`` (at
+        most 64 characters) separates installations that share a folder. ``owner`` (at most 255) is passed to the
+        process that recovers. ``slots`` limits the mails that are in progress or not recorded yet.
 
-        Raises ``JournalUnavailable``; ``ValueError`` when a text is too long or ``slots`` is not 1 to 65,535.
+        Raises ``JournalUnavailable``, and ``ValueError`` when a text is too long or ``slots`` is not 1 to 65,535.
         """
         if not 1 <= slots <= _MOST_SLOTS:
             raise ValueError(f"A journal has 1 to {_MOST_SLOTS} slots, not {slots}.")
@@ -73,26 +73,26 @@ class Journal:
                 try:
                     file = _made(descriptor, header, page)
                 except OSError as error:
-                    raise unavailable(f"No journal can be made in {folder}", error) from None
+                    raise unavailable(f"No journal can be created in {folder}", error) from None
                 if file is not None:
                     return cls(file, folder, header)
-        raise JournalUnavailable(f"No journal can be made in {folder}: each one is removed at once.")
+        raise JournalUnavailable(f"No journal can be created in {folder}: each new file is removed immediately.")
 
     @property
     def owner(self) -> str:
-        """Whose it is, as its header says."""
+        """The owner in the header."""
         return self._header.owner
 
     @property
     def in_use(self) -> int:
-        """How many slots are taken."""
+        """The number of slots in use."""
         return self._header.slots - len(self._free)
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the file is still where recovery looks for it; a cleaner of temporary folders may have removed it.
+        """Whether the file is still where recovery searches for it. A cleaner of temporary folders may have removed it.
 
-        Asked before each batch (a few microseconds): where it is not, another journal has to be opened.
+        Checked before each batch (a few microseconds). If it is false, another journal must be opened.
         """
         try:
             return os.path.samestat(os.stat(self.path, follow_symlinks=False), self._file.stat())
@@ -100,11 +100,11 @@ class Journal:
             return False
 
     def take(self, delivery_id: str, version: int, batch_id: str, started_at: float | None = None) -> Slot:
-        """Record that the mail is in hand, in the phase PREPARING, and return its slot.
+        """Record that the mail is in progress, in the phase PREPARING, and return its slot.
 
-        ``delivery_id`` has at most 255 characters, ``batch_id`` at most 36; ``started_at`` is in seconds since the
-        epoch, now unless it is given. Raises ``JournalUnavailable``, when no slot is free too; ``ValueError`` when a
-        text is too long.
+        ``delivery_id`` has at most 255 characters, ``batch_id`` at most 36. ``version`` is that of the delivery.
+        ``started_at`` is in seconds since the epoch; by default it is the current time. Raises ``JournalUnavailable``,
+        also when no slot is free, and ``ValueError`` when a text is too long.
         """
         ids = encode_ids(delivery_id, batch_id)
         try:
@@ -121,13 +121,13 @@ class Journal:
         return slot
 
     def close(self) -> None:
-        """Remove the file when no slot is in use, else leave it to recovery; the lock is free afterwards. Never raises.
+        """Remove the file when no slot is in use, else leave it to recovery. Release the lock. Never raises.
 
-        From here on no slot can be written. In a forked child it does nothing.
+        After this no slot can be written. In a forked child it does nothing.
         """
         if not self._file.is_open:
             return
-        taken_away = 0  # one by one, so that no thread can take one of them afterwards
+        taken_away = 0  # one by one, so no thread can take one afterwards
         with contextlib.suppress(IndexError):
             while True:
                 self._free.pop()
@@ -142,10 +142,10 @@ class Journal:
         self._file.release()
 
     def _put_back(self, slot: int) -> None:
-        """Free a slot whose first write failed; one of which a part stays in the file is out of use."""
+        """Free a slot whose first write failed. If a part of it remains in the file, the slot is not used again."""
         with contextlib.suppress(JournalUnavailable):
             self._write(FREE_HEAD, slot)
-        # A full disk does not take zeros where nothing has been written either, and none are needed there.
+        # A full disk does not accept zeros even in unwritten places, where none are needed.
         with contextlib.suppress(OSError):
             if self._file.read(len(FREE_HEAD), self._header.offset(slot)) == FREE_HEAD:
                 self._free.append(slot)
@@ -160,15 +160,15 @@ class Journal:
 
 
 class Slot:
-    """One mail in hand. One thread at a time uses it.
+    """One mail in progress. Only one thread at a time may use it.
 
-    Each method is on record, for every process of the machine, when it returns. All raise ``JournalUnavailable`` when
-    they cannot write, which leaves the state before on record, or at worst a slot that recovery cannot read;
-    ``RuntimeError`` when the step does not follow the last.
+    When a method returns, its step is visible to every process on the machine. All methods raise ``JournalUnavailable``
+    when they cannot write; this leaves the previous state, or at worst a slot that recovery cannot read. They raise
+    ``RuntimeError`` when the step is not allowed in the current state.
 
-    IN_HAND writes the head, which all later states overwrite in place: a file system that allocates blocks once
-    reports a full disk at IN_HAND, or at DOT, which writes the body, and never after the dot. One that copies on write
-    (btrfs, ZFS) promises no such thing.
+    IN_HAND writes the head, which all later states overwrite in place. A file system that allocates blocks once
+    therefore reports a full disk at IN_HAND, or at DOT, which writes the body, and never after the dot. A copy-on-write
+    file system (btrfs, ZFS) does not guarantee this.
     """
 
     __slots__ = ("_body", "_code", "_ids", "_journal", "_number", "_phase", "_started_at", "_state", "_version")
@@ -188,7 +188,7 @@ class Slot:
 
     @property
     def state(self) -> SlotState:
-        """The state on record."""
+        """The recorded state."""
         return self._state
 
     def preparing(self) -> None:
@@ -196,7 +196,7 @@ class Slot:
         self._enter(_PREPARING)
 
     def waiting(self) -> None:
-        """Record that the process waits: for a session, or for a reply of the server."""
+        """Record that the process waits for a session or for a reply of the server."""
         self._enter(_WAITING)
 
     def writing(self) -> None:
@@ -212,12 +212,12 @@ class Slot:
         configuration: str,
         config_version: str,
     ) -> None:
-        """Record the transaction whose final dot is sent next; when this raises, the dot must not be sent.
+        """Record the transaction whose final dot is sent next. If this raises, the dot must not be sent.
 
         ``recipients`` are the positions, from 0, of those in the transaction among the ``count`` recipients of the
-        delivery (at most 10,000). ``refused`` has the reply code for the position of each refused one.
+        delivery (at most 10,000). ``refused`` maps the position of each refused recipient to its reply code.
         ``configuration`` (at most 100 characters) and ``config_version`` (at most 40) name the SMTP configuration.
-        Raises ``ValueError`` when one is out of its range.
+        Raises ``ValueError`` when a value is out of range.
         """
         if self._state is not _IN_HAND:
             self._refuse(_IN_HAND)
@@ -228,24 +228,24 @@ class Slot:
             if len(head) + len(body) <= PAGE:
                 self._journal._write(head + body, self._number)
             else:
-                # A kill may cut off a write of several pages: until the body is complete the head says IN_HAND.
+                # A kill may interrupt a write of several pages, so the head says IN_HAND until the body is complete.
                 self._journal._write(body, self._number, len(head))
                 self._journal._write(head, self._number)
         except BaseException:
-            with contextlib.suppress(JournalUnavailable):  # its octets are there, so that a full disk takes them
+            with contextlib.suppress(JournalUnavailable):  # works on a full disk: its octets exist already
                 self._write_head(_IN_HAND, self._phase, self._code)
             raise
         self._state, self._body = _DOT, described
 
     def not_said(self) -> None:
-        """Record that the final dot was not sent after all: the mail is in hand as before."""
+        """Record that the final dot was not sent after all. The mail is in the state IN_HAND again."""
         if self._state is not _DOT:
             self._refuse(_DOT)
         self._body = (0, 0)
         self._write_head(_IN_HAND, self._phase, self._code)
 
     def answered(self, code: int) -> None:
-        """Record the reply ``code`` to the final dot, before anything else is done. Raises ``ValueError``."""
+        """Record the reply ``code`` to the final dot, before any other action. Raises ``ValueError``."""
         if self._state is not _DOT:
             self._refuse(_DOT)
         if not 0 < code <= 999:
@@ -253,13 +253,13 @@ class Slot:
         self._write_head(_ANSWERED, self._phase, code)
 
     def continuing(self) -> None:
-        """Record that the outcome is committed, and that what follows the mail is being published."""
+        """Record that the outcome is committed, and that the continuation of the mail is being published."""
         if self._state not in (_IN_HAND, _DOT, _ANSWERED):
             self._refuse(_IN_HAND, _DOT, _ANSWERED)
         self._write_head(_CONTINUING, self._phase, self._code)
 
     def free(self) -> None:
-        """Give the slot back; nothing can be recorded in it any more."""
+        """Free the slot. No further step can be recorded in it."""
         if self._state is _FREE:
             self._refuse(_IN_HAND, _DOT, _ANSWERED, _CONTINUING)
         self._journal._write(FREE_HEAD, self._number)
@@ -273,7 +273,8 @@ class Slot:
             self._write_head(_IN_HAND, phase, self._code)
 
     def _refuse(self, *states: SlotState) -> NoReturn:
-        raise RuntimeError(f"The slot is {self._state.name}; this step follows {', '.join(s.name for s in states)}.")
+        allowed = ", ".join(state.name for state in states)
+        raise RuntimeError(f"The slot is in state {self._state.name}; this step is allowed only in {allowed}.")
 
     def _write_head(self, state: SlotState, phase: SlotPhase, code: int) -> None:
         head = encode_head(state, phase, code, self._body, self._version, self._started_at, self._ids)
@@ -282,11 +283,12 @@ class Slot:
 
 
 def _made(folder: int, header: JournalHeader, page: bytes) -> JournalFile | None:
-    """Return a new journal, locked; None when another process took it for rubbish. Raises ``OSError``."""
+    """Return a new, locked journal; None when another process removed it as garbage. Raises ``OSError``."""
     file = JournalFile(folder, f"{header.pid}-{secrets.token_hex(8)}{SUFFIX}", new=True)
     try:
         if file.lock():
-            # The size first: a file with a header is complete, and one without is left over of a death in between.
+            # Set the size first: then a file with a header is complete, and one without a header is left over from a
+            # crash.
             file.resize(header.offset(header.slots))
             file.write(page, 0)
             if file.is_at_its_name(folder):
