@@ -19,7 +19,7 @@ from config.local.processes import PATIENCE
 from config.local.valkey import Valkey
 from email_integration import submit_many
 from email_integration.exceptions import InvalidMail
-from email_integration.message import content
+from email_integration.message import content, sealed_subjects
 from email_integration.models import Delivery
 from email_integration.queue import bulk
 from email_integration.tasks import canvas, send_email
@@ -61,7 +61,7 @@ def test_what_is_stored_is_what_submit_would_have_stored(task_queue: RecordingTa
     message.extra_headers = {"Message-ID": "<one@example.com>", "Date": "Mon, 20 Nov 2023 10:00:00 +0000"}
     [pk] = submit_many([message], ignore_result=False, priority="normal")
     first, second = stored([pk])[0], submitted()
-    own = {"id", "content_seal", "content", "created_at", "due_at", "expires_at", "next_at"}
+    own = {"id", "content_seal", "content", "subject", "created_at", "due_at", "expires_at", "next_at"}
     other = {"message_id", "from_header", "from_at", "recipients", "content_size"}  # differs between mails here
     for field in Delivery._meta.concrete_fields:
         if field.name not in own | other:
@@ -69,6 +69,7 @@ def test_what_is_stored_is_what_submit_would_have_stored(task_queue: RecordingTa
     assert first.message_id == "<one@example.com>"
     assert [item["address"] for item in first.recipients] == ["kim@example.com", "lee@example.com"]
     assert b"multipart/alternative" in content.read(first)
+    assert sealed_subjects.of(first) == "Grüße"
 
 
 def test_a_batch_is_a_transaction_and_is_reported_once_it_is_committed(task_queue: RecordingTaskQueue) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.utils import timezone, translation
 
+from email_integration.management.printing import PrintingCommand
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from tests.claims import claimed
 from tests.deliveries import RecordingTaskQueue, pretend, submitted
@@ -164,3 +168,57 @@ def test_the_newest_are_listed_first_as_many_as_wanted() -> None:
 def test_what_makes_no_sense_is_refused(wrong: tuple[Any, ...]) -> None:
     with pytest.raises(CommandError):
         run(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("[self.stdout.write('a line of a list') for _ in range(20_000)]", 141, ""),
+        ("self.stdout.write('one line, still in the buffer')", 141, ""),
+        ("self.stdout.write('decided'); sys.exit(1)", 141, ""),
+        ("raise BrokenPipeError('the connection to a server')", 1, "the connection to a server"),
+    ],
+    ids=["long list", "short list", "failed decision", "other pipe"],
+)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(
+    code: str, status: int, said: str, unbuffered: bool
+) -> None:
+    """Like other Unix commands before ``head``: 141 is 128 + SIGPIPE. A broken connection elsewhere is an error."""
+    script = (
+        "import sys\n"
+        "from django.conf import settings\n"
+        "settings.configure()\n"
+        "from email_integration.management.printing import PrintingCommand\n"
+        "class Command(PrintingCommand):\n"
+        "    requires_system_checks = ()\n"
+        f"    def handle(self, **options): {code}\n"
+        "Command().run_from_argv(['manage.py', 'list'])\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writer)
+    assert ended.returncode == status, ended.stderr
+    assert ended.stderr.strip().splitlines()[-1:] == ([] if not said else [f"BrokenPipeError: {said}"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("delivery", "erase_recipient", "import_smtp_settings", "prune_deliveries", "rotate_smtp_passwords"),
+        *("validate_notification_setup", "pause_email", "resume_email", "sweep_deliveries"),
+    ],
+)
+def test_each_command_that_prints_is_such_a_command(name: str) -> None:
+    assert isinstance(load_command_class("email_integration", name), PrintingCommand)
+
+
+def test_letters_of_another_direction_do_not_reach_the_terminal() -> None:
+    delivery = submitted()
+    pretend(delivery, recipients=[{"address": "kim\u202e@example.com", "status": "pending"}])
+    assert "kim\ufffd@example.com: pending" in run("show", delivery.pk, "--addresses")[1]

@@ -5,6 +5,7 @@ The indexes are partial on SQLite and PostgreSQL. MariaDB has no partial indexes
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +18,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from email_integration import submit_many
+from email_integration.admin import deliveries, export
+from email_integration.dashboard import live_status
 from email_integration.dashboard.intervals import PERIODS, Interval
-from email_integration.dashboard.live_status import oldest_waiting
+from email_integration.dashboard.overdue import longest_overdue
 from email_integration.dashboard.statistics import Choice, flows, times
 from email_integration.delivery import orphans, retention
 from email_integration.ledger import batches, continuation, sql, transitions
@@ -113,6 +116,18 @@ def _lately() -> Interval:
     return PERIODS["day"].intervals(timezone.now())[-2]
 
 
+def _overdue() -> object:
+    return longest_overdue(timezone.now())
+
+
+def _failed() -> int:
+    return live_status.number(Status.FAILED, finished_since=ago(86_400), without_copies=True)
+
+
+def second_batch_of_export() -> object:
+    return list(itertools.islice(export._batches(Delivery.objects.defer("content", "options")), 2))
+
+
 #: Queries: a call that makes each, words that identify its condition, and the index, or indexes, that it must use.
 QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (claim, '"next_at" <=', "delivery_next_at"),
@@ -127,14 +142,17 @@ QUESTIONS: list[tuple[Callable[[], object], str, str]] = [
     (retention.prune, '"has_content"', "delivery_finished_content"),
     (lambda: flows([_lately()]), '"finished_at" >=', "delivery_finished_otherwise|delivery_finished_at"),
     (lambda: times(Choice(), [_lately()]), '"finished_at" >=', "delivery_finished_at|delivery_finished_content"),
-    (oldest_waiting, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted"),
+    (_overdue, '"next_at" IS NOT NULL', "delivery_next_at|delivery_not_accepted|delivery_waits_for_relay"),
+    (_failed, "\"status\" = 'failed'", "delivery_not_accepted|delivery_finished_otherwise"),
     (lambda: orphans._known([str(number) for number in range(300)]), '"content_file" IN', "delivery_content_file"),
     (lambda: listed(status__exact=Status.QUARANTINED), f"\"status\" = '{Status.QUARANTINED}'", "delivery_not_accepted"),
     (lambda: listed(q="<1@example.com>"), '"message_id" IN', "delivery_message_id"),
+    (lambda: list(deliveries._copies(Delivery(pk="1"))), '"copy_of" =', "delivery_copy_of"),
+    (second_batch_of_export, '"created_at" <=', "delivery_created_at"),
 ]
 
 INDEXES = {name for _, _, index in QUESTIONS for name in index.split("|")}
-OF_ALL_ROWS = {"delivery_message_id"}
+OF_ALL_ROWS = {"delivery_message_id", "delivery_created_at"}
 
 
 @pytest.mark.parametrize(("ask", "words", "index"), QUESTIONS, ids=[index for _, _, index in QUESTIONS])

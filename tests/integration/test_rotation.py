@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +15,18 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.db.migrations.loader import MigrationLoader
 from django.test import TestCase
 
 from email_integration.exceptions import ContentUnavailable
-from email_integration.message import content, resealing
+from email_integration.ledger import batches
+from email_integration.message import content, resealing, sealed_subjects
 from email_integration.models import Delivery, SMTPConfig
 from email_integration.routing import active_relay
 from email_integration.smtpd import SMTPServer
-from tests.deliveries import submitted
+from tests.claims import claimed
+from tests.deliveries import attempt, submitted
 from tests.integration.validating import activate
 
 pytestmark = pytest.mark.django_db
@@ -184,13 +189,15 @@ def test_contents_are_opened_by_the_new_key_alone(
         assert rotate()[1].splitlines()[1:] == [
             "The contents of 5 mails re-encrypted with the newest key.",
             "The content of 1 mail already encrypted with the newest key.",
+            "The subjects of 6 mails re-encrypted with the newest key.",
         ]
     after = {pk: Delivery.objects.values().get(pk=pk) for pk in before}
     anew = {pk for pk in before if after[pk]["content_seal"] != before[pk]["content_seal"]}
     assert anew == {delivery.pk for delivery in deliveries}
     for pk in before:
         changed = {name for name, value in after[pk].items() if value != before[pk][name]}
-        assert changed == ({"content_seal", "content" if threshold else "content_file"} if pk in anew else set())
+        of_content = {"content_seal", "content" if threshold else "content_file"} if pk in anew else set()
+        assert changed == of_content | (set() if pk == plain.pk else {"subject"})
     kept = set(Delivery.objects.exclude(content_file="").values_list("content_file", flat=True))
     assert {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()} == kept
     assert len(kept) == (0 if threshold else 7)
@@ -198,6 +205,7 @@ def test_contents_are_opened_by_the_new_key_alone(
     for number, delivery in enumerate(deliveries):
         assert f"Body {number}" in content.read(Delivery.objects.get(pk=delivery.pk)).decode()
     assert content.read(Delivery.objects.get(pk=plain.pk))
+    assert {sealed_subjects.of(one) for one in Delivery.objects.all()} == {"S"}
     assert rotate()[1].splitlines()[1:] == ["The contents of 6 mails already encrypted with the newest key."]
 
 
@@ -309,3 +317,95 @@ def test_the_documented_data_migration_works(keys: Callable[..., None]) -> None:
     assert config.password == "plain"
     assert stored("Old").startswith("fernet$")
     config.full_clean()
+
+
+def test_the_content_and_subject_of_a_mail_that_is_being_sent_are_encrypted_afterwards(
+    keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process records the seal that it has read. With another content in the row, the mail would be lost."""
+    keys(OLD)
+    delivery = submitted(subject="The subject", body="The body")
+    SMTPConfig.objects.create(name="Down", host="127.0.0.1", port=1, use_tls=False, is_active=True)
+    keys(NEW, OLD)
+    waits: list[float] = []
+    claim = batches.claim
+
+    def rotated_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        found = claim(*args, **kwargs)
+        if waits:
+            return found
+        monkeypatch.setattr(resealing, "TRIES", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", waits.append)
+            code, output = rotate()
+        assert code == 1
+        assert "✗ Not re-encrypted, because mails are being sent: 2. Run this command again." in output
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "claim", rotated_meanwhile)
+        attempt(delivery.pk)
+    assert waits == [resealing.PAUSE] * 2
+    row = Delivery.objects.get()
+    assert (row.status, row.attempts) == ("deferred", 1)
+    assert b"The body" in content.read(row)
+    assert rotate()[0] == 0
+    keys(NEW)
+    row = Delivery.objects.get()
+    assert b"The body" in content.read(row)
+    assert sealed_subjects.of(row) == "The subject"
+
+
+def test_a_mail_that_is_given_back_meanwhile_is_encrypted_in_the_same_run(
+    keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys(OLD)
+    delivery = submitted(subject="The subject", body="The body")
+    batch = claimed(delivery)
+    keys(NEW, OLD)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: batches.release(batch))
+    code, output = rotate()
+    assert code == 0
+    assert "The content of 1 mail re-encrypted with the newest key." in output
+    assert "The subject of 1 mail re-encrypted with the newest key." in output
+    keys(NEW)
+    row = Delivery.objects.get()
+    assert (b"The body" in content.read(row), sealed_subjects.of(row)) == (True, "The subject")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rotation_waits_for_no_mail_while_it_locks_others(
+    keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waking mail that waits for a server locks many rows too, in another order: a deadlock would end one of both."""
+    keys(OLD)
+    first, second = sorted((submitted(subject="The subject") for _ in range(2)), key=lambda one: one.pk)
+    Delivery.objects.update(has_content=False)
+    keys(NEW, OLD)
+    locked, going = threading.Event(), threading.Event()
+    seal, sealed = sealed_subjects.sealed, []
+
+    def seal_and_signal(pk: str, text: bytes) -> str:
+        sealed.append(pk)
+        if len(sealed) == 2:
+            going.set()
+        return seal(pk, text)
+
+    def waking() -> None:
+        try:
+            with transaction.atomic():
+                Delivery.objects.filter(pk=second.pk).update(waits_for_relay=True)
+                locked.set()
+                going.wait(2)  # SQLite locks the whole database: there it goes on first
+                Delivery.objects.filter(pk=first.pk).update(waits_for_relay=True)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(sealed_subjects, "sealed", seal_and_signal)
+    with ThreadPoolExecutor(1) as other:
+        done = other.submit(waking)
+        assert locked.wait(10)
+        code, output = rotate()
+        done.result()
+    assert (code, "The subjects of 2 mails re-encrypted" in output) == (0, True)
+    assert Delivery.objects.filter(waits_for_relay=True).count() == 2

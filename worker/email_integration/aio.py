@@ -139,6 +139,6 @@ async def adiscard(delivery_id: str) -> bool:
     return await sync_to_async(delivery.discard)(delivery_id)
 
 
-async def aresend(delivery_id: str) -> Delivery:
+async def aresend(delivery_id: str, *, idempotency_key: str | None = None) -> Delivery:
     """Submit a copy of a delivery; see ``email_integration.delivery.resend``."""
-    return await sync_to_async(delivery.resend)(delivery_id)
+    return await sync_to_async(delivery.resend)(delivery_id, idempotency_key=idempotency_key)

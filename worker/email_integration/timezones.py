@@ -9,6 +9,7 @@ import datetime as dt
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.formats import date_format
 
 #: A moment this close to the ends of the calendar cannot be shown in every time zone.
 _MARGIN = dt.timedelta(days=2)
@@ -40,6 +41,12 @@ def local_time(moment: dt.datetime) -> dt.datetime:
     """Return a moment from the database for people: in the current time zone, or in TIME_ZONE without USE_TZ."""
     zone = timezone.get_current_timezone() if settings.USE_TZ else timezone.get_default_timezone()
     return timezone.localtime(aware(moment), zone)
+
+
+def exactly(moment: dt.datetime) -> str:
+    """Return a moment from the database as every page shows it: the date, the time with seconds, and the zone."""
+    local = local_time(moment)
+    return f"{date_format(local, 'DATE_FORMAT')}, {date_format(local, 'H:i:s T')}"
 
 
 def today() -> dt.date:

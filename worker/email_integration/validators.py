@@ -64,8 +64,30 @@ def longest_timeout() -> float:
     return float(conf.get("REPLY_TIMEOUT"))
 
 
+#: Words in the presets of the admin that stand for a value of the user, and how to replace them.
+PLACEHOLDERS = {
+    "TENANT": _("Replace TENANT with the id of your tenant, or its domain, such as example.onmicrosoft.com."),
+    "REGION": _("Replace REGION with the region of your account, such as eu-central-1."),
+}
+
+
+#: The form in which the documentation of providers marks such a word. It is part of no URL or host.
+_IN_BRACKETS = re.compile(r"<[^>]*>|\{[^}]*\}")
+
+
+def _refuse_placeholders(value: str) -> None:
+    for word in re.split(r"[./{}<>]", value):
+        if word in PLACEHOLDERS:
+            raise ValidationError(PLACEHOLDERS[word], code="placeholder")
+    found = _IN_BRACKETS.search(value)
+    if found:
+        text = _("Replace %(part)s with your own value.")
+        raise ValidationError(text, params={"part": found[0]}, code="placeholder")
+
+
 def validate_endpoint(value: str) -> None:
-    """Raise ``ValidationError`` for a URL that no secret may be sent to."""
+    """Raise ``ValidationError`` for a URL that no secret may be sent to, or with a placeholder."""
+    _refuse_placeholders(value)
     if not is_url(value):
         raise ValidationError(_("Enter a URL that begins with https://, or with http:// for this machine."), code="url")
 
@@ -73,11 +95,15 @@ def validate_endpoint(value: str) -> None:
 def validate_token_encryption(*, host: str, encrypted: bool) -> None:
     """Raise ``ValidationError`` if a token would be sent in the clear (RFC 7628 §4), except to this machine."""
     if not (encrypted or is_loopback(connecting.bare(host))):
-        raise ValidationError({"use_tls": _("A token is never sent unencrypted: turn TLS or SSL on.")})
+        raise ValidationError({"use_tls": _("A token is never sent unencrypted. Choose STARTTLS or TLS.")})
 
 
 def validate_host(value: str) -> None:
-    """Raise ``ValidationError`` for a URL, a mail address, or a host with its port in place of a host or address."""
+    """Raise ``ValidationError`` for a URL, a mail address, or a host with its port in place of a host or address.
+
+    Also refuse a placeholder.
+    """
+    _refuse_placeholders(value)
     if "://" in value or "/" in value:
         raise ValidationError(_("Enter the host name alone, such as smtp.example.com, not a URL."), code="host")
     if "@" in value:
@@ -110,6 +136,13 @@ def validate_username(value: str) -> None:
     _refuse_unseen(value, but="\u200c\u200d")
     if value != value.strip():
         raise ValidationError(_("The username begins or ends with a space: remove the space."), code="space")
+
+
+def validate_name(value: str) -> None:
+    """Raise ``ValidationError`` for a name that cannot be seen, or that turns or breaks the line it is shown in."""
+    _refuse_unseen(value, but="\u200c\u200d\u200e\u200f\u00a0\u3000")  # of Persian, emoji, Hebrew, Arabic; spaces
+    if all(character.isspace() or _is_unseen(character) for character in value):
+        raise ValidationError(_("Enter a name that can be seen."), code="unseen")
 
 
 def validate_ehlo_name(value: str) -> None:
@@ -201,17 +234,11 @@ def validate_encryption(*, port: int | None, use_tls: bool, use_ssl: bool) -> No
     if use_tls and use_ssl:
         raise ValidationError({"use_ssl": TLS_OR_SSL})
     if port == 465 and use_tls:
-        raise ValidationError(
-            {"use_tls": _("Port 465 uses TLS from the start: turn TLS off and SSL on, or use port 587 with TLS.")}
-        )
+        text = _("Port 465 uses TLS from the start. Choose TLS (use_ssl), or use port 587 with STARTTLS.")
+        raise ValidationError({"use_tls": text})
     if port == 587 and use_ssl:
-        raise ValidationError(
-            {
-                "use_ssl": _(
-                    "Port 587 starts unencrypted and then uses STARTTLS: turn SSL off and TLS on, or use port 465."
-                )
-            }
-        )
+        text = _("Port 587 starts unencrypted. Choose STARTTLS (use_tls), or use port 465 with TLS.")
+        raise ValidationError({"use_ssl": text})
 
 
 def login_warnings(*, username: str, password: bool, by_token: bool = False) -> list[str]:
@@ -224,7 +251,7 @@ def login_warnings(*, username: str, password: bool, by_token: bool = False) -> 
 def encryption_warnings(*, port: int | None, logs_in: bool, use_tls: bool, use_ssl: bool) -> list[str]:
     """Return warnings about settings that work but are doubtful."""
     if logs_in and not (use_tls or use_ssl):
-        return [str(_("The user name and password are sent unencrypted: turn TLS or SSL on."))]
+        return [str(_("The username and password are sent unencrypted. Choose STARTTLS or TLS."))]
     if port == 465 and not use_ssl:
-        return [str(_("Port 465 usually requires SSL."))]
+        return [str(_("Port 465 usually requires TLS from the start."))]
     return []

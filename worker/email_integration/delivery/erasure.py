@@ -13,16 +13,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_plus
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
+from django.utils import timezone
 
 from email_integration.addresses import addresses_in, mail_address, quoted
 from email_integration.async_safety import sync_only
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import rows, transitions
 from email_integration.message import content
-from email_integration.models import FINAL, Delivery, DeliveryAttempt
+from email_integration.models import FINAL, BulkAction, Delivery, DeliveryAttempt
 from email_integration.outcomes.causes import Cause
 from email_integration.outcomes.settlement import ERASED, is_pending
 
@@ -165,6 +167,8 @@ class _Run:
             while not self._erase(pk):
                 pass  # it was changed after it was loaded
         self._erase_replies_that_name_them()
+        if not self._dry_run:
+            self._stop_actions()
         return Erased(
             deliveries=self._count["deliveries"],
             stopped=self._count["stopped"],
@@ -211,7 +215,7 @@ class _Run:
             changes = keeps_going
         elif drops:
             # The continuation was already published with its arguments; the options may contain the address too.
-            changes |= {**content.NONE, **({"options": ""} if delivery.is_settled else {})}
+            changes |= {**content.ERASED, **({"options": ""} if delivery.is_settled else {})}
         count = Counter(
             deliveries=int(ends),
             stopped=int(to_them and not was_finished),
@@ -231,6 +235,16 @@ class _Run:
         """Stop a mail that is being sent before the server accepts it, unless it has other recipients."""
         if rows.is_readable(delivery):
             transitions.erase(delivery, changes.get("recipients", delivery.recipients))
+
+    def _stop_actions(self) -> None:
+        """Stop unfinished bulk actions that search for the person, and erase their selections.
+
+        An action that has ended has no selection any more.
+        """
+        for bulk in BulkAction.objects.filter(ended_at=None):
+            if self._person.is_in(unquote_plus(bulk.selection.get("query", ""))):
+                ended = {"ended_at": timezone.now(), "is_stopped": True, "selection": {}}
+                BulkAction.objects.filter(pk=bulk.pk, ended_at=None).update(version=F("version") + 1, **ended)
 
     def _erase_replies(self, pk: str) -> int:
         """Erase the replies to a mail to the person. They may contain a name, or the address in another form."""

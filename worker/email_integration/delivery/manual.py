@@ -15,7 +15,7 @@ from email_integration import conf
 from email_integration.async_safety import sync_only
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import clock, instrumentation, rows, transitions
-from email_integration.message import content
+from email_integration.message import content, rendering, sealed_subjects
 from email_integration.models import Delivery, Status
 from email_integration.outcomes import schedule, settlement
 from email_integration.outcomes.causes import Cause
@@ -74,20 +74,24 @@ def discard(delivery_id: str) -> bool:
 
 @sync_only("resend()", instead="email_integration.aresend()")
 @with_secrets
-def resend(delivery_id: str) -> Delivery:
+def resend(delivery_id: str, *, idempotency_key: str | None = None) -> Delivery:
     """Submit a copy of a delivery and return the copy. The original stays unchanged.
 
     The same bytes are sent to all of the same recipients, whatever their status in the original. The copy has a new id
-    and no continuation in the caller's canvas. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when the
-    content is no longer kept or cannot be read.
+    and no continuation in the caller's canvas. With the same ``idempotency_key`` (at most 255 characters) again, the
+    first copy is returned and nothing is submitted. Raises ``Delivery.DoesNotExist``, and ``ContentUnavailable`` when
+    the content is no longer kept or cannot be read.
     """
     if not rows.is_name(delivery_id):
         raise Delivery.DoesNotExist
+    if idempotency_key is not None:
+        submission.check_name("idempotency_key", idempotency_key)
     original = Delivery.objects.get(pk=delivery_id)
     _require_readable(original)
     now = timezone.now()
     copy = Delivery(
         id=submission.new_id(),
+        copy_of=original.pk,
         message_id=original.message_id,
         from_header=original.from_header,
         from_at=original.from_at,
@@ -99,11 +103,14 @@ def resend(delivery_id: str) -> Delivery:
         ],
         priority=original.priority,
         in_doubt_policy=original.in_doubt_policy,
+        idempotency_key=idempotency_key,
         created_at=now,
         due_at=now,
         expires_at=now + schedule.seconds(conf.get("GIVE_UP_AFTER")),
     )
-    content.store(copy, b"".join(content.stored(original).blocks()))
+    octets = b"".join(content.stored(original).blocks())
+    content.store(copy, octets)
+    sealed_subjects.store(copy, sealed_subjects.of(original) or rendering.subject_in(octets))
     instrumentation.installed().submitting(copy)
     return submission.store(copy, unless_known=False)
 

@@ -1,4 +1,4 @@
-"""Delete old data: finished deliveries, contents of accepted mail, results, orphaned files, old circuit breakers.
+"""Delete old data: finished deliveries, contents of accepted mail, results, orphaned files, breakers, bulk actions.
 
 Rows are deleted in small batches. Each batch is a short transaction that starts where the previous one ended, so the
 size of the table, and the rows that stay in it, do not matter. Unfinished deliveries are never changed.
@@ -23,7 +23,7 @@ from email_integration import conf
 from email_integration.django_internals import can_skip_locked_rows
 from email_integration.ledger import batches
 from email_integration.message import content
-from email_integration.models import CircuitBreaker, Delivery, RevokedTask, Status
+from email_integration.models import BulkAction, CircuitBreaker, Delivery, RevokedTask, Status
 from email_integration.on_commit import after_commit
 
 from . import orphans
@@ -36,6 +36,9 @@ _FORGOTTEN = dt.timedelta(days=30)
 
 #: How long a revoked task without a delivery is remembered.
 _UNKNOWN = dt.timedelta(days=1)
+
+#: How long a bulk action is kept: longer than the page that confirms it is valid, so that none is confirmed twice.
+_CONFIRMED = dt.timedelta(days=7)
 
 #: The prefix of this app's task names, in results that have names (CELERY_RESULT_EXTENDED).
 _TASKS = "email_integration.tasks."
@@ -74,6 +77,7 @@ def prune(*, dry_run: bool = False) -> Pruned:
             count += _in_batches(results, "date_done", _delete_results)
         count["breakers"] = breakers.delete()[0]
         _revoked().delete()
+        BulkAction.objects.filter(created_at__lt=timezone.now() - _CONFIRMED).delete()
         batches.give_back_lost()
     return Pruned(**{name: count[name] for name in Pruned.__dataclass_fields__})
 

@@ -94,8 +94,9 @@ def finished(
         continue_after = clock.now() + seconds(conf.get("LEASE") if continue_in is None else continue_in)
     drops_content = verdict.status == Status.ACCEPTED and not conf.get("CONTENT_RETENTION_DAYS")
     found = delivery.recipients if recipients is None else recipients
+    dropped = content.NONE if drops_content else {}
     return {
-        **(content.NONE if drops_content or settlement.names_erased(found) else {}),
+        **(content.ERASED if settlement.names_erased(found) else dropped),
         "status": verdict.status,
         "code": verdict.code,
         "cause": verdict.cause,

@@ -25,7 +25,7 @@ from . import large_contents, packing
 _OWN = (
     *("id", "status", "message_id", "from_header", "from_at", "sender", "recipients", "priority", "in_doubt_policy"),
     *("idempotency_key", "created_at", "due_at", "expires_at", "queue", "options", "traceparent"),
-    *("content", "content_file", "content_seal", "content_size", "eight_bit"),
+    *("content", "content_file", "content_seal", "content_size", "eight_bit", "subject"),
 )
 
 #: The attributes for deliveries that are due later. Those that are due now get their time from the database's clock.

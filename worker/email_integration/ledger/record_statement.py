@@ -33,7 +33,7 @@ _OF_AN_END = (
 )
 
 #: All columns that a record may change. Most records contain only ends, and leave the other columns unchanged.
-COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at")
+COLUMNS = (*_OF_AN_END, "from_header", "sender", "redirected_to", "due_at", "subject")
 
 
 @dataclass(frozen=True, kw_only=True)

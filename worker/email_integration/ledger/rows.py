@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from email_integration.addresses import LONGEST
 from email_integration.models import FINAL, Delivery, DeliveryBatch, Status
@@ -63,6 +63,15 @@ def in_status(deliveries: QuerySet[Delivery], status: str) -> QuerySet[Delivery]
     # There is no index of claimed mail, but the batches list it.
     batches = DeliveryBatch.objects.values_list("items", flat=True)
     return found.filter(pk__in=[pk for items in batches for pk, _version in items]).exclude(batch="")
+
+
+def accepted_as_copy(deliveries: QuerySet[Delivery]) -> Exists:
+    """Return the condition that a copy of the delivery, or a copy of a copy, was sent later, and accepted.
+
+    All copies have the Message-ID of the first mail.
+    """
+    copies = Delivery.objects.using(deliveries.db).filter(status=Status.ACCEPTED, copy_of__isnull=False)
+    return Exists(copies.filter(message_id=OuterRef("message_id"), created_at__gt=OuterRef("created_at")))
 
 
 def pending(delivery: Delivery) -> tuple[str, ...]:

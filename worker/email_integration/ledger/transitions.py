@@ -214,7 +214,7 @@ def erase(delivery: Delivery, recipients: Any, **changes: Any) -> bool:
             status=Status.CANCELLED, code=delivery.code, cause=Cause.ERASED.value, reason=settlement.ERASED
         )
         verdict = settlement.accepted(recipients) or erased
-        changes |= columns.finished(delivery, verdict, recipients, continue_in=0.0) | content.NONE
+        changes |= columns.finished(delivery, verdict, recipients, continue_in=0.0) | content.ERASED
     changes["recipients"] = recipients
     moved = _apply(delivery, lambda one: Step(one, changes, store_result=ends, emit=events.end if ends else None))
     if moved and ends and delivery.continue_after is not None:

@@ -40,6 +40,8 @@ DAMAGED = "the stored content is damaged"
 #: Column values of a row that holds no content.
 NONE = {"content": b"", "content_seal": "", "content_file": "", "has_content": False}
 
+#: Column values of a row whose content is erased, with the subject.
+ERASED = {**NONE, "subject": ""}
 
 _LABEL = Delivery._meta.label_lower
 

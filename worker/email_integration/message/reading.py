@@ -42,7 +42,10 @@ Field = tuple[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part that is not a multipart. ``body`` is in the transfer encoding ``encoding``, which is in lower case."""
+    """A part that is not a multipart. ``body`` is in the transfer encoding ``encoding``, which is in lower case.
+
+    ``at`` is the position of the body in the mail, in octets.
+    """
 
     kind: str
     charset: str
@@ -51,6 +54,7 @@ class Part:
     is_attached: bool
     encoding: str
     body: bytes = field(repr=False)
+    at: int
 
     @property
     def data(self) -> bytes:
@@ -142,6 +146,7 @@ class _Reader:
             is_attached=disposition == "attachment",
             encoding=first.get("content-transfer-encoding", b"").strip().decode("latin-1").lower(),
             body=self._data[body:end],
+            at=body,
         )
 
     def _between(self, boundary: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:

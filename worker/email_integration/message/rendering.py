@@ -22,11 +22,14 @@ from email_integration.addresses import envelope_address, mail_address, quoted
 from email_integration.exceptions import InvalidMail, refusal
 from email_integration.secrecy import with_secrets
 
-from . import assembly, attachments, limits
+from . import assembly, attachments, decoding, limits, reading
 
 #: Placeholder for a sender that is left open during rendering. No real address can equal it (RFC 2606 §2).
 _MARK = "left-open@sender.invalid"
 _MARK_LINE = f"From: {_MARK}\r\n".encode()
+
+#: Octets of the header that a subject is read from.
+_LONGEST_SUBJECT = 10_000
 
 _FROM = re.compile(rb"^From:(?: (?!\r\n))?([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n", re.M | re.I)
 
@@ -46,6 +49,8 @@ class Rendered:
     #: The envelope sender when it differs from the address in From; '<>' for the null sender.
     sender: str = field(repr=False)
     recipients: tuple[str, ...] = field(repr=False)
+    #: The subject in readable form, on one line.
+    subject: str = field(repr=False)
     #: Headers and body without the attachments in ``large``.
     frame: bytes = field(repr=False)
     #: Large attachments, which are encoded when they are read: the position of each in ``frame``, and its octets.
@@ -106,7 +111,7 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         # Django accepts any text there, and uses DEFAULT_FROM_EMAIL in the envelope.
         sender = _address("from_email", message.from_email) if given else _address("headers", own_header)
     message, held_back = attachments.hold_back(message)
-    content, message_id, from_open = _written(message, given, left_open=left_open)
+    content, message_id, subject, from_open = _written(message, given, left_open=left_open)
     if b"\0" in content:
         raise InvalidMail("The mail contains a NUL in a place that cannot encode it; remove it.")
     # The message itself is not used: from Django 6 on it gives the text without its encoding.
@@ -126,13 +131,14 @@ def _render(message: EmailMessage, *, default_from_is_open: bool, envelope_sende
         from_at=from_at,
         sender=envelope_sender,
         recipients=recipients,
+        subject=subject,
         frame=content,
         large=large,
     )
 
 
-def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[bytes, str, bool]:
-    """Return the octets, the Message-ID, and whether the octets contain the placeholder of an open sender."""
+def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[bytes, str, str, bool]:
+    """Return the octets, the Message-ID, the subject, and whether the octets have the placeholder of an open sender."""
     draft = None
     # Only Django itself shows how it renders a default sender that is not plain ASCII.
     is_plain = given.isascii() and given.isprintable() and "=?" not in given
@@ -142,13 +148,22 @@ def _written(message: EmailMessage, given: str, *, left_open: bool) -> tuple[byt
         domain = conf.get("MESSAGE_ID_DOMAIN")
         made_up = make_msgid(domain=domain) if domain else django_internals.mail_message_id()
         content = draft.octets(message_id=made_up, date=django_internals.mail_date(), boundary=draft.new_boundary())
-        return content, draft.message_id or made_up, left_open
+        subject = one_line(message.subject)
+        if "=?" in subject or not subject.isprintable():  # as a client decodes it
+            subject = subject_in(content)
+        return content, draft.message_id or made_up, subject, left_open
     mime, from_open = _built(message, given, left_open=left_open)
     content, message_id = _bytes(mime), one_line(mime["Message-ID"])
     if draft is not None:
         boundary = str(mime.get_boundary(""))
         assembly.compare(draft, content, message_id=message_id, date=str(mime["Date"]), boundary=boundary)
-    return content, message_id, from_open
+    return content, message_id, subject_in(content), from_open
+
+
+def subject_in(beginning: bytes) -> str:
+    """Return the subject of a mail in readable form, on one line; '' for none. ``beginning`` has its headers."""
+    value = next((value for name, value in reading.fields(beginning) if name.lower() == "subject"), b"")
+    return one_line(decoding.header(value[:_LONGEST_SUBJECT]))
 
 
 def _built(message: EmailMessage, given: str, *, left_open: bool) -> tuple[Message[Any, Any], bool]:

@@ -1,13 +1,14 @@
 """The stored data of the app.
 
 These are SMTP configurations, deliveries and their attempts, the open circuit breakers of relays, alerts, the pause,
-OAuth tokens, and the learned quirks of servers.
+OAuth tokens, the learned quirks of servers, and confirmed bulk actions.
 """
 
 from email_integration.outcomes.status import FINAL, Status
 
 from .alert import Alert
 from .breaker import CircuitBreaker
+from .bulk_action import BulkAction
 from .config import NO_ACTIVE_CONFIG, SMTPConfig
 from .database_time import DatabaseTime
 from .delivery import Delivery, DeliveryAttempt, DeliveryBatch, InDoubtPolicy, Priority, RevokedTask
@@ -22,6 +23,7 @@ __all__ = [
     "NO_ACTIVE_CONFIG",
     "Alert",
     "Authentication",
+    "BulkAction",
     "CircuitBreaker",
     "DatabaseTime",
     "Delivery",

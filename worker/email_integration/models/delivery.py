@@ -45,6 +45,11 @@ class Delivery(PrimaryModel):
     sender = models.CharField(max_length=1000, blank=True)  # addresses.LONGEST
     # [{"address": …, "status": "pending" | "accepted" | "failed", "code": …, "reply": …, "cause": …, "reason": …}]
     recipients = models.JSONField(_("recipients"))
+    # The subject for lists, sealed like the content (``message.sealed_subjects``). It stays when the content is
+    # dropped; blank when it was erased, or the row was written by a version without it.
+    subject = models.TextField(blank=True, default="", db_default="")
+    # The id of the delivery that a person has sent a copy of; NULL when it is not a copy. That row may be deleted.
+    copy_of = models.CharField(max_length=255, null=True)  # noqa: DJ001  # NULLs are not in its index
     # The name in the storage of contents; blank when the content is in the row.
     content_file = models.CharField(max_length=255, blank=True)
     # The description of its encryption (``message.encryption``), without a secret; blank when it is not encrypted.
@@ -132,6 +137,7 @@ class Delivery(PrimaryModel):
                 name="delivery_finished_otherwise",
             ),
             PartialIndex(fields=("content_file",), condition=~models.Q(content_file=""), name="delivery_content_file"),
+            PartialIndex(fields=("copy_of",), condition=models.Q(copy_of__isnull=False), name="delivery_copy_of"),
             # For people's queries, read backwards, newest first. Most rows are accepted: the time is enough for those,
             # and all others are found among any number of accepted ones.
             models.Index(fields=("created_at",), name="delivery_created_at"),
@@ -142,7 +148,7 @@ class Delivery(PrimaryModel):
         )
 
     def __str__(self) -> str:
-        return f"{self.id} ({self.status})"
+        return f"{self.id} ({self.get_current_status_display()})"
 
     @property
     def current_status(self) -> str:

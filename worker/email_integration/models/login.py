@@ -44,13 +44,16 @@ _PROOFS = {
 }
 
 
+def unused_fields(config: ServerSettings) -> tuple[str, ...]:
+    """Return the fields that the kind of login does not use."""
+    by_grant = _UNUSED_BY_GRANT.get(config.oauth_grant, ()) if config.by_token else ()
+    return (*_UNUSED.get(config.authentication, ()), *by_grant)
+
+
 @with_secrets
 def forget_unused(config: ServerSettings) -> None:
     """Empty the fields that the kind of login does not use."""
-    unused = [*_UNUSED.get(config.authentication, ())]
-    if config.by_token:
-        unused += _UNUSED_BY_GRANT.get(config.oauth_grant, ())
-    for name in unused:
+    for name in unused_fields(config):
         setattr(config, name, _EMPTY.get(name, ""))
     secret, key = config.sealed("oauth_client_secret"), config.sealed("oauth_private_key")
     if secret and key:  # the one entered last replaces the other

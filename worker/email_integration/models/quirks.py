@@ -23,7 +23,7 @@ class ServerQuirks(PrimaryModel):
     When the row is deleted, they are found out again.
     """
 
-    # As in a CircuitBreaker: changed settings are another relay.
+    # A keyed digest of all the settings of the relay and of their version: a saved configuration begins anew.
     key = models.CharField(primary_key=True, max_length=64)
     smtp_config = models.CharField(_("SMTP configuration"), max_length=100)
     host = models.CharField(_("host"), max_length=255)

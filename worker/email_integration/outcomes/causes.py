@@ -167,6 +167,30 @@ ACCOUNT_WIDE = frozenset(
 #: The mail is not the cause.
 ABOUT_US = ABOUT_LOGIN | ACCOUNT_WIDE | {Cause.LIMIT, Cause.UNAVAILABLE}
 
+#: No server has decided these: this app, its settings, or a person.
+NOT_BY_SERVER = frozenset(
+    {
+        Cause.NO_TOKEN,
+        Cause.POOL_BUSY,
+        Cause.SESSION_ENDED,
+        Cause.TOO_SLOW,
+        Cause.PAUSED,
+        Cause.NO_RELAY,
+        Cause.UNUSABLE,
+        Cause.SETTINGS,
+        Cause.WITHHELD,
+        Cause.CONTENT_UNAVAILABLE,
+        Cause.DAMAGED,
+        Cause.WORKER_LOST,
+        Cause.INTERNAL_ERROR,
+        Cause.EXPIRED,
+        Cause.CANCELLED,
+        Cause.DISCARDED,
+        Cause.NO_RECIPIENTS,
+        Cause.ERASED,
+    }
+)
+
 #: An administrator can fix these, and no mail fails until then. Only this mail waits: others may be accepted.
 ADMIN_FIXABLE = frozenset({Cause.RELAYING, Cause.CLIENT, Cause.SENDER_NOT_ALLOWED})
 

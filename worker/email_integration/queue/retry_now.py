@@ -8,9 +8,10 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
+from email_integration import routing
 from email_integration.ledger import task_queue
 from email_integration.ledger.rows import database
-from email_integration.models import DatabaseTime, Delivery, Status
+from email_integration.models import DatabaseTime, Delivery, SendingPause, Status
 from email_integration.on_commit import after_commit
 from email_integration.routing import breaker
 from email_integration.smtp import Relay
@@ -70,6 +71,12 @@ def sweep_at_probe(relay: Relay, at: dt.datetime, seconds: float) -> None:
         task_queue.call_for_sweep(using=database(), after=max(0.0, seconds) + _LATER)
 
 
+def try_now(relay: Relay) -> None:
+    """Have a relay at fault probed at once, and wake the deliveries that wait for it. Its breaker stays open."""
+    if breaker.probe_now(only=relay):
+        wake()
+
+
 def reset_breaker(relay: Relay) -> None:
     """Reset the circuit breaker of a relay that works again, and wake the deliveries that wait for the relay."""
     with transaction.atomic(using=database()):
@@ -87,14 +94,18 @@ def _waiting_for_relay() -> QuerySet[Delivery]:
     return waiting.filter(due_at__gt=DatabaseTime())
 
 
-def wake_on_commit(*, using: str | None = None, **kwargs: Any) -> None:
-    """Reset all circuit breakers and wake waiting deliveries when a configuration change is committed.
+def wake_on_commit(*, sender: Any = None, using: str | None = None, **kwargs: Any) -> None:
+    """Wake waiting deliveries when a configuration change is committed, and reset the breakers of former relays.
 
-    Receiver of the signals that are sent after a write. ``using`` is the alias of the database.
+    A relay that is still used keeps its open breaker, and is probed at once: only the server can show that it works
+    again. A pause, and its end, change no relay. Receiver of the signals that are sent after a write. ``using`` is the
+    alias of the database.
     """
 
     def go() -> None:
-        breaker.reset_all()
+        if breaker.probe_now() and sender is not SendingPause:
+            route = routing.configured_route()
+            breaker.reset_all(but=route if isinstance(route, Relay) else None)
         wake()
 
     after_commit("wake waiting mail", go, using=using)  # on failure, the periodic retries remain

@@ -13,7 +13,7 @@ from email_integration import conf, django_internals
 from email_integration.async_safety import sync_only
 from email_integration.exceptions import InvalidMail
 from email_integration.ledger import events, inserting, instrumentation, rows, task_queue
-from email_integration.message import content
+from email_integration.message import content, sealed_subjects
 from email_integration.message.options import MailKeywords, MailOptions
 from email_integration.message.rendering import render
 from email_integration.models import Delivery, Priority, Status
@@ -112,6 +112,7 @@ def build_delivery(
         values["next_at"] = min(due_at, expires_at)
     delivery = django_internals.new_instance(Delivery, values)
     content.store(delivery, content.of_rendered(rendered) if rendered.large else rendered.frame)
+    sealed_subjects.store(delivery, rendered.subject)
     instrumentation.installed().submitting(delivery)
     return delivery
 

@@ -120,6 +120,16 @@ def release_probe(relay: Relay) -> None:
     CircuitBreaker.objects.filter(pk=key(relay)).update(probe_at=DatabaseTime())
 
 
+def probe_now(*, only: Relay | None = None) -> int:
+    """Let one mail probe at once, and return how many breakers are open: of all relays, or ``only`` of one.
+
+    A breaker stays open until its relay accepts a mail, so the time since when it is at fault stays. Its backoff begins
+    again.
+    """
+    rows = CircuitBreaker.objects.all() if only is None else CircuitBreaker.objects.filter(pk=key(only))
+    return rows.update(failures=0, probe_at=DatabaseTime())
+
+
 def reset(relay: Relay) -> bool:
     """Close the breaker; return False when it was closed already."""
     was_open = bool(CircuitBreaker.objects.filter(pk=key(relay)).delete()[0])
@@ -137,9 +147,10 @@ def forget_former(relay: Relay) -> bool:
     return bool(former.delete()[0])
 
 
-def reset_all() -> None:
-    """Close every breaker, because the settings have changed."""
-    CircuitBreaker.objects.all().delete()
+def reset_all(*, but: Relay | None = None) -> None:
+    """Close every breaker, because the settings have changed, except the breaker of the relay ``but``."""
+    rows = CircuitBreaker.objects.all()
+    (rows if but is None else rows.exclude(pk=key(but))).delete()
 
 
 def is_open(relay: Relay, *, by: Cause | None = None) -> bool:
@@ -154,8 +165,12 @@ def next_probe(relay: Relay) -> tuple[dt.datetime, float] | None:
     return (found.probe_at, max(0.0, (found.probe_at - found.now).total_seconds())) if found else None
 
 
-def key(relay: Relay) -> str:
-    """Return a digest of all the settings of ``relay``; the password cannot be derived from it."""
+def key(relay: Relay, *, of_version: bool = False) -> str:
+    """Return a digest of all the settings of ``relay``; the password cannot be derived from it.
+
+    A configuration that is saved unchanged has a new version and the same key. With ``of_version``, its key changes.
+    """
+    relay = relay if of_version else dataclasses.replace(relay, version="")
     settings = tuple(getattr(relay, field.name) for field in dataclasses.fields(relay) if field.compare)
     return salted_hmac("email_integration.breaker", repr(settings), algorithm="sha256").hexdigest()
 

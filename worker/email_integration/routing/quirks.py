@@ -59,7 +59,8 @@ class SharedMemory(Memory):
             return known
         try:
             with savepoint(ServerQuirks.objects.db):
-                row = ServerQuirks.objects.filter(pk=breaker.key(relay), learned_at__gt=timezone.now() - KEPT).first()
+                kept = ServerQuirks.objects.filter(pk=_key(relay), learned_at__gt=timezone.now() - KEPT)
+                row = kept.first()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("The learned limits of the server of %s cannot be read (%s).", relay, type(error).__name__)
             return Quirks()
@@ -83,7 +84,7 @@ class SharedMemory(Memory):
         )
 
     def _save(self, relay: Relay) -> None:
-        key, changes = breaker.key(relay), self._unsaved.get(relay)
+        key, changes = _key(relay), self._unsaved.get(relay)
         if not changes:
             return  # saved already
         place = {"smtp_config": relay.name, "host": relay.host, "learned_at": timezone.now()}
@@ -92,6 +93,11 @@ class SharedMemory(Memory):
         self._saved_at = time.monotonic()
         if self._unsaved.get(relay) == changes:  # otherwise more was learned meanwhile
             self._unsaved.pop(relay, None)
+
+
+def _key(relay: Relay) -> str:
+    """Return the key of the row of ``relay``. It changes each time when the configuration is saved."""
+    return breaker.key(relay, of_version=True)
 
 
 #: The memory of this process.

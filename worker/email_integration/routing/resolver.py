@@ -93,6 +93,12 @@ def _from_database() -> Route:
     if pause is not None:
         why = f": {pause.reason}" if pause.reason else ""
         return Nowhere(cause=Cause.PAUSED, reason=f"sending is paused{why}")
+    return configured_route()
+
+
+@with_secrets
+def configured_route() -> Route:
+    """Return the route of the stored settings, without regard to a pause. It is read from the database each time."""
     try:
         config = SMTPConfig.objects.get_active_config()
     except SMTPConfig.MultipleObjectsReturned:
@@ -193,6 +199,7 @@ def relay_of(config: SMTPConfig, *, anew: bool = False, keeps_token: bool = True
         max_recipients=config.max_recipients,
         max_connections=config.max_connections,
         tokens=_tokens_of(config, kept=keeps_token) if config.by_token else None,
+        account=token_digest(config) if config.by_token else "",
     )
 
 

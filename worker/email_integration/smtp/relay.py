@@ -25,7 +25,7 @@ class Relay:
     system's. ``ehlo_name`` is the name of this machine in EHLO; '' for the automatic one. Two relays are equal when
     every setting is equal, and only an equal relay reuses a session. ``version`` is any text that distinguishes relays
     with otherwise equal settings. With ``tokens`` the login uses OAuth tokens instead of a password; tokens change, so
-    they are not compared.
+    they are not compared. ``account`` is a digest of the settings that the tokens are fetched with; '' without tokens.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Relay:
     max_connections: int | None = None
     version: str = ""
     tokens: TokenSource | None = field(default=None, repr=False, compare=False)
+    account: str = field(default="", repr=False)
 
     def __hash__(self) -> int:
         # A hash of only a few settings: it is computed often, and relays that share these settings are compared anyway.

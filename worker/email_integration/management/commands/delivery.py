@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from email_integration import conf
 from email_integration.delivery import cancel, discard, release, resend, send_now
 from email_integration.exceptions import ContentUnavailable
 from email_integration.ledger import rows
+from email_integration.management.printing import PrintingCommand
 from email_integration.models import Delivery, DeliveryAttempt, Status
 from email_integration.timezones import local_time
 
@@ -28,7 +29,7 @@ DECISIONS: dict[str, tuple[Callable[[str], object], str, str]] = {
 }
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Show, list, cancel, send, release, discard, resend."""
 
     help = (
@@ -83,8 +84,9 @@ class Command(BaseCommand):
             self.stdout.write(_UNSHOWN.sub("\ufffd", " ".join(line.splitlines())))
 
 
-#: Control characters and other characters that a terminal must not receive, from servers' replies and from rows.
-_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+#: Characters that a terminal must not receive, from replies of servers and from rows: controls, and those that change
+#: the direction of the letters after them.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 UNKNOWN = "there is no delivery with this id"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from email_integration.delivery.erasure import erase_recipient
 from email_integration.exceptions import InvalidMail
+from email_integration.management.printing import PrintingCommand
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Erase a mail address from all deliveries, with the servers' replies about it and the contents sent to it."""
 
     help = (

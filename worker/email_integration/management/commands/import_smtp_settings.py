@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from email_integration import references, routing, validators
 from email_integration.exceptions import SecretUnreadable
+from email_integration.management.printing import PrintingCommand
 from email_integration.models import SMTPConfig
 from email_integration.secrecy import with_secrets
 from email_integration.smtp import Relay
@@ -17,7 +18,7 @@ from email_integration.smtp import Relay
 _NAME = "Imported from settings"
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Create an SMTP configuration from EMAIL_* or MAILERS. A second run changes nothing."""
 
     help = "Create an SMTP configuration from the current settings (EMAIL_* or MAILERS). A second run changes nothing."

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from email_integration import conf
+from email_integration.management.printing import PrintingCommand
 from email_integration.models import SendingPause
 from email_integration.timezones import local_time
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Pause all sending, in every process immediately, until ``resume_email``."""
 
     help = "Pause all sending: mail is accepted and waits until `manage.py resume_email`."
@@ -27,7 +28,9 @@ class Command(BaseCommand):
         else:
             pause = SendingPause.objects.get()
             reason = f" ({pause.reason})" if pause.reason else ""
-            self.stdout.write(f"Sending is already paused, since {local_time(pause.since):%Y-%m-%d %H:%M}{reason}.")
+            self.stdout.write(
+                f"Sending is already paused, since {local_time(pause.since):%Y-%m-%d %H:%M:%S %Z}{reason}."
+            )
         if conf.get("EMAIL_PAUSED"):
             self.stdout.write(
                 "EMAIL_PAUSED is set too: sending stays paused until you unset it and restart all processes."

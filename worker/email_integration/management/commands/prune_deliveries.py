@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from email_integration.delivery.retention import prune
+from email_integration.management.printing import PrintingCommand
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Delete finished deliveries and contents after their retention time, their results, and orphaned files."""
 
     help = (

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from email_integration import conf
+from email_integration.management.printing import PrintingCommand
 from email_integration.models import SendingPause
 from email_integration.queue import retry_now
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """End the pause; all held mail is due immediately."""
 
     help = (

@@ -6,19 +6,21 @@ import sys
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from email_integration.management.printing import PrintingCommand
 from email_integration.message.resealing import reseal
 from email_integration.models.rotation import rotate
 from email_integration.secrecy import with_secrets
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Encrypt all SMTP passwords and the contents of all mails again, with the first of SMTP_PASSWORD_KEYS."""
 
     help = (
-        "Re-encrypt all SMTP passwords, and the contents of stored mails, with the first of SMTP_PASSWORD_KEYS, and "
-        "encrypt passwords found in plain text. Exits with code 1 if some of them cannot be decrypted."
+        "Re-encrypt all SMTP passwords, and the contents and subjects of stored mails, with the first of "
+        "SMTP_PASSWORD_KEYS, and encrypt passwords found in plain text. Exits with code 1 if some of them cannot be "
+        "decrypted."
     )
 
     @with_secrets
@@ -37,6 +39,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{_mails(contents.rotated)} re-encrypted with the newest key.")
         if contents.current:
             self.stdout.write(f"{_mails(contents.current)} already encrypted with the newest key.")
+        if contents.subjects_rotated:
+            self.stdout.write(f"{_subjects(contents.subjects_rotated)} re-encrypted with the newest key.")
         for name in done.unreadable:
             self.stdout.write(
                 f"✗ “{name}”: no key in SMTP_PASSWORD_KEYS can decrypt its password. Put the key that encrypted it at "
@@ -52,12 +56,25 @@ class Command(BaseCommand):
                 f"✗ {_mails(contents.unreadable)} that no key in SMTP_PASSWORD_KEYS can decrypt. Put the missing key "
                 "at the end of SMTP_PASSWORD_KEYS and run this command again. Until then, this mail waits."
             )
-        if done.unreadable or done.misplaced or contents.unreadable:
+        if contents.subjects_unreadable:
+            self.stdout.write(
+                f"✗ {_subjects(contents.subjects_unreadable)} that no key in SMTP_PASSWORD_KEYS can decrypt. The "
+                "admin does not show them."
+            )
+        if contents.claimed:
+            self.stdout.write(
+                f"✗ Not re-encrypted, because mails are being sent: {contents.claimed}. Run this command again."
+            )
+        if done.unreadable or done.misplaced or contents.unreadable or contents.subjects_unreadable or contents.claimed:
             sys.exit(1)
 
 
 def _passwords(number: int) -> str:
     return "1 password" if number == 1 else f"{number} passwords"
+
+
+def _subjects(number: int) -> str:
+    return "The subject of 1 mail" if number == 1 else f"The subjects of {number} mails"
 
 
 def _mails(number: int) -> str:

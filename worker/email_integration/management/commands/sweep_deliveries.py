@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from email_integration.management.printing import PrintingCommand
 from email_integration.queue.sweeper import sweep
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Wake the workers of every queue that has due mail which no worker is sending."""
 
     help = "Wake the workers of every queue that has due mail which no worker is sending."

@@ -6,12 +6,13 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from email_integration import diagnosis
+from email_integration.management.printing import PrintingCommand
 
 
-class Command(BaseCommand):
+class Command(PrintingCommand):
     """Diagnose the set-up from the SMTP configuration to the workers; exit with 1 if mail cannot be sent."""
 
     help = (
