@@ -16,7 +16,7 @@ MADE_WITH := $(shell cat $(VENV)/.interpreter 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo run quick test cov durations test-extra test-pair test-matrix servers servers-scripted attacks guests faults bench bench-quick docs check fix hooks lock release-check clean
+.PHONY: help install demo run quick test test-admin cov durations test-extra test-pair test-matrix servers servers-scripted attacks guests faults bench bench-quick docs check fix hooks lock release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +51,8 @@ run: $(STAMP) ## Start all services on loopback to try them; Ctrl-C stops them
 
 # 'test' runs all tests on SQLite except those marked 'extra', which are slow and rarely fail. It runs on PostgreSQL
 # the tests of statements that differ between databases, and on MariaDB the tests of concurrent writes. 'test-extra'
-# adds the tests marked 'extra', the other database tests on PostgreSQL and without USE_TZ, the tests that depend on the
-# database without USE_TZ and on MariaDB, the tests that depend on the broker on RabbitMQ, and the fault matrix.
+# adds the tests marked 'extra', the other database tests on PostgreSQL and without USE_TZ, the tests of statements on
+# MariaDB and without USE_TZ, the tests that depend on the broker on RabbitMQ, and the fault matrix.
 # The matrix runs alone, because its cases have time limits that a busy machine would exceed.
 MATRIX := tests/acceptance/test_fault_matrix.py
 # What is the same with every database and with every way to store times: octets, texts, the SMTP dialogue, external
@@ -64,10 +64,10 @@ SAME_EVERYWHERE := $(addprefix --ignore=tests/integration/test_,connection_test_
 MILLION := --ignore=tests/integration/test_admin_million.py
 # The attacks with values that a database may refuse to search or store, and with concurrent requests.
 ATTACKS := $(addprefix tests/attacks/test_,02_refresh_tokens.py 03_pages.py 07_login_limit.py 11_input.py)
-AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py smtp_config.py transitions.py)
+AT_ONCE := $(addprefix tests/integration/test_,activating_at_once.py admin_decisions.py smtp_config.py transitions.py)
 # The tests of statements that differ between databases.
-OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py attempt.py batches.py breaker.py bulk.py \
-	content.py continuing.py erasure.py fields.py index_use.py inserting.py manual.py pause.py priorities.py \
+OF_THE_DATABASE := $(addprefix tests/integration/test_,activating_at_once.py admin_decisions.py attempt.py batches.py \
+	breaker.py bulk.py content.py continuing.py erasure.py fields.py index_use.py inserting.py manual.py pause.py priorities.py \
 	retention.py rotation.py routing.py smtp_config.py smtp_config_history.py submission.py sweeper.py \
 	tasks_prepared.py transitions.py transitions_machine.py wake_ups.py) \
 	tests/integration/oauth/test_tokens.py
@@ -91,6 +91,13 @@ test: $(STAMP) ## Run the tests
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and not extra" $(OF_THE_DATABASE)
 	TEST_DATABASE=mariadb $(PYTEST) -m "django_db and not extra" $(AT_ONCE)
 
+# Included in 'make test', which runs all files. ONLY="-k keyboard" runs some of them.
+ADMIN := $(wildcard tests/integration/test_admin_*.py) tests/browser tests/acceptance/test_dashboard_workers.py \
+	$(addprefix tests/integration/test_,delivery_command.py subjects.py)
+test-admin: $(STAMP) ## Run the tests of the admin, a part of 'make test'
+	tests/system-packages.sh
+	$(TOGETHER) $(ADMIN) $(ONLY)
+
 # With the start of their services, these tests take a minute and a half on two processors.
 quick: $(STAMP) ## Run a selection of tests that takes 90 seconds, while you work on a change
 	$(PYTEST) --quiet --numprocesses=2 --dist=loadfile --no-loadscope-reorder --within 130 $(ONLY)
@@ -111,11 +118,11 @@ test-extra: $(STAMP) ## Run the remaining, slow tests
 	$(BIN)/python -m tests.servers.installing
 	$(TOGETHER) -m extra --ignore=$(MATRIX) $(LEFT_OUT) || [ $$? -eq 5 ]
 	TEST_BROKER=rabbitmq $(TOGETHER) -m "" $(OF_THE_BROKER)
-	TEST_USE_TZ=false $(TOGETHER) $(OF_THE_DATABASE) tests/acceptance/test_calling.py
+	TEST_USE_TZ=false $(TOGETHER) tests/acceptance/test_calling.py
 	TEST_USE_TZ=false TEST_DATABASE=postgresql $(TOGETHER) -m django_db $(addprefix --ignore=,$(OF_THE_DATABASE)) \
 		$(MILLION) $(SAME_EVERYWHERE) tests/integration $(ATTACKS)
 	TEST_DATABASE=postgresql $(TOGETHER) -m "django_db and extra" $(SHORTER) $(OF_THE_DATABASE)
-	TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(SHORTER) $(OF_THE_DATABASE)
+	TEST_USE_TZ=false TEST_DATABASE=mariadb $(TOGETHER) -m django_db $(SHORTER) $(OF_THE_DATABASE)
 	$(BY_CLASS) -m "" $(MATRIX)
 
 # The tests that depend on the version of Python or Django. All parts run, even if one of them fails.
@@ -127,7 +134,7 @@ test-pair: $(STAMP) ## Run the tests that depend on the versions; PARTS="unit de
 .PHONY: pair-quick pair-warnings pair-unit pair-integration pair-attacks pair-walks pair-foreign-project pair-django-mail pair-demo
 # For CI: as many tests as fit into this time.
 pair-quick:
-	$(TOGETHER) --within 150
+	$(TOGETHER) --within 90
 
 pair-warnings:
 	$(PYTEST) tests/acceptance/test_warnings.py

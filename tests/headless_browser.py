@@ -57,13 +57,13 @@ def _is_refused(message: ConsoleMessage, site: str) -> bool:
 
 
 @contextmanager
-def browsing(chromium: Browser, site: str, other_sites: Sequence[str] = ()) -> Iterator[Page]:
+def browsing(chromium: Browser, site: str, other_sites: Sequence[str] = (), locale: str = "en-GB") -> Iterator[Page]:
     """Open a page. At the end, script errors, missing files and resources blocked by our policy fail the test.
 
     Requests to sites other than this one and ``other_sites`` (prefixes) fail it too.
     """
     context = chromium.new_context(
-        base_url=site, viewport={"width": 1440, "height": 700}, locale="en-GB", timezone_id="UTC"
+        base_url=site, viewport={"width": 1440, "height": 700}, locale=locale, timezone_id="UTC"
     )
     page = context.new_page()
     page.set_default_timeout(PATIENCE)

@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.decorators import method_decorator
-from django.utils.http import url_has_allowed_host_and_scheme, urlencode
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.cache import never_cache
@@ -24,6 +24,7 @@ from django_otp.plugins.otp_static.models import StaticDevice
 from email_integration.reporting import sensitive_view
 
 from . import codes, site
+from .after_login import next_page
 from .codes import Verification
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class SecondFactorAdminSite(site.AdminSite):
         if not self._knows_password(request) or "leave" in request.POST:
             return self._out(request)
         if self.has_permission(request):
-            return HttpResponseRedirect(_next(request))
+            return HttpResponseRedirect(next_page(request))
         if not django_otp.user_has_device(request.user):
             return self._on_to("second_factor_setup", request)
         form, verification = CodeForm(request.POST or None), Verification()
@@ -99,7 +100,7 @@ class SecondFactorAdminSite(site.AdminSite):
             verification = codes.check(_user(request), form.cleaned_data["code"])
             if verification.device is not None:
                 self._let_in(request, verification.device)
-                return HttpResponseRedirect(_next(request))
+                return HttpResponseRedirect(next_page(request))
             self._refuse(form, verification, _("This code is wrong, or has been used before."))
         return self._page(request, "admin_auth/code.html", form, verification, title=_("Second factor"))
 
@@ -137,7 +138,7 @@ class SecondFactorAdminSite(site.AdminSite):
             **self.each_context(request),
             "form": form,
             "verification": verification,
-            "next": _next(request),
+            "next": next_page(request),
             **context,
         }
         headers = {"Retry-After": str(verification.wait)} if verification.wait else {}
@@ -167,21 +168,14 @@ class SecondFactorAdminSite(site.AdminSite):
         form.add_error("code", wait % {"wait": verification.wait} if verification.wait else words)
 
     def _on_to(self, name: str, request: HttpRequest) -> HttpResponse:
-        return HttpResponseRedirect(f"{reverse(f'admin:{name}')}?{urlencode({'next': _next(request)})}")
+        return HttpResponseRedirect(f"{reverse(f'admin:{name}')}?{urlencode({'next': next_page(request)})}")
 
     def _out(self, request: HttpRequest) -> HttpResponse:
         if request.method == "POST" and "leave" in request.POST:
             logout(request)
-        return redirect_to_login(_next(request), reverse("admin:login"))
+        return redirect_to_login(next_page(request), reverse("admin:login"))
 
 
 def _user(request: HttpRequest) -> Any:
     """Return the user who has entered the password. The type checker does not know that it is not anonymous."""
     return request.user
-
-
-def _next(request: HttpRequest) -> str:
-    """Return the next page, which is on this site."""
-    address = request.POST.get("next") or request.GET.get("next") or ""
-    safe = url_has_allowed_host_and_scheme(address, {request.get_host()}, require_https=request.is_secure())
-    return address if safe else reverse("admin:index")

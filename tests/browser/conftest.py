@@ -26,13 +26,19 @@ def other_sites() -> Sequence[str]:
 
 
 @pytest.fixture
-def page(chromium: Browser, live_server: Any, other_sites: Sequence[str]) -> Iterator[Page]:
+def locale() -> str:
+    """The language of the browser. A test in another language overrides this fixture."""
+    return "en-GB"
+
+
+@pytest.fixture
+def page(chromium: Browser, live_server: Any, other_sites: Sequence[str], locale: str) -> Iterator[Page]:
     """A browser page with an administrator logged in."""
     user = get_user_model().objects.create_superuser(username="kim", email="kim@example.com")
     client = Client()
     client.force_login(user)
     cookie = client.cookies["sessionid"].value
-    with browsing(chromium, live_server.url, other_sites) as page:
+    with browsing(chromium, live_server.url, other_sites, locale) as page:
         page.context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
         yield page
 

@@ -93,7 +93,7 @@ def test_it_is_narrowed_and_leads_to_the_mails(page: Page) -> None:
     expect(beside.get_by_role("row").nth(1)).to_have_text(re.compile(r"Primary\s*0\s*0\s*7\s*–\s*–"))
     expect(page.get_by_role("combobox", name="SMTP configuration")).to_have_value("Primary")
     expect(page.get_by_role("img", name="Accepted: 0")).to_be_visible()
-    page.get_by_role("link", name="7 failed in the last 24 hours").click()
+    page.get_by_role("link", name="7 failed or expired in the last 24 hours").click()
     expect(page.locator("#result_list tbody tr")).to_have_count(7)
     page.goto(DASHBOARD)
     page.get_by_role("link", name="the server says the mailbox does not exist").click()

@@ -51,20 +51,26 @@ def url(page: str, *args: Any) -> str:
 
 
 def form_of(config: SMTPConfig, **changes: Any) -> dict[str, Any]:
-    """Return the form data that a browser sends for ``config``. A change to None leaves the field out."""
+    """Return the form data that a browser sends for ``config``. A change to None leaves the field out.
+
+    ``use_tls`` and ``use_ssl``, in ``config`` and in changes, are sent as the choice of the select.
+    """
+    columns = [bool(changes.pop(name, getattr(config, name))) for name in ("use_tls", "use_ssl")]
     values: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("name", "host", "port", "username", "ca_certificates", "from_email", "timeout")
     }
-    values |= {name: "on" for name in ("use_tls", "use_ssl", "is_active") if getattr(config, name)}
-    values |= {"password": "", **changes}
+    values |= {"is_active": "on"} if config.is_active else {}
+    chosen = {(True, False): "starttls", (False, True): "tls", (False, False): "none"}.get((columns[0], columns[1]))
+    values |= {"encryption": chosen, "password": "", **changes}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def list_of(*ticked: SMTPConfig) -> dict[str, Any]:
-    """Return the form data that a browser sends for the list with these rows selected."""
+def list_of(*ticked: SMTPConfig, **more: Any) -> dict[str, Any]:
+    """Return the form data that a browser sends for the list with these rows selected, and ``more``."""
     configs = list(SMTPConfig.objects.order_by("name"))
     values: dict[str, Any] = {"form-TOTAL_FORMS": len(configs), "form-INITIAL_FORMS": len(configs), "_save": "Save"}
+    values |= more
     for number, row in enumerate(configs):
         values[f"form-{number}-id"] = row.pk
         if row in ticked:

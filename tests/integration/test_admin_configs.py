@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import unescape
 from typing import Any
 
@@ -17,6 +16,7 @@ from email_integration.routing import active_relay
 from tests.mail_settings import name_server
 
 from .admin_site import SECRET, config, form_of, list_of, logged_in, said, url
+from .pages import sent_by
 
 pytestmark = pytest.mark.django_db
 
@@ -140,7 +140,7 @@ def test_a_user_name_without_a_password_is_saved_with_a_word(admin: Client) -> N
     """No login is done then, as in Django's own backend. The page says so."""
     words = "There is a username and no password, so mail is sent without logging in."
     data = form_of(SMTPConfig(name="New", host="smtp.example.com", from_email="a@example.com", username="kim"))
-    text = said(admin.post(url("add"), {**data, "use_tls": "", "port": "25"}, follow=True))
+    text = said(admin.post(url("add"), {**data, "encryption": "none", "port": "25"}, follow=True))
     assert words in text
     assert "unencrypted" not in text
     stored = SMTPConfig.objects.get()
@@ -174,8 +174,8 @@ def test_without_either_nothing_is_said_of_a_login(admin: Client) -> None:
     ("changes", "words"),
     [
         ({"port": 465}, "Port 465 uses TLS from the start"),
-        ({"use_tls": None, "use_ssl": "on"}, "Port 587 starts unencrypted"),
-        ({"use_ssl": "on"}, "TLS and SSL exclude each other"),
+        ({"encryption": "tls"}, "Port 587 starts unencrypted"),
+        ({"encryption": "ssl"}, "Select a valid choice"),
         ({"host": "https://smtp.example.com"}, "not a URL"),
         ({"host": "kim@example.com"}, "not a mail address"),
         ({"host": "[::1]:587"}, "port in its own field"),
@@ -265,7 +265,7 @@ def test_none_ticked_is_saved_and_said(admin: Client, settings: Any) -> None:
     name_server(settings, host="fallback.example.com", port=2525)
     config("A", is_active=True)
     config("B")
-    response = admin.post(url("changelist"), list_of(), follow=True)
+    response = admin.post(url("changelist"), list_of(confirmed="1"), follow=True)
     assert not SMTPConfig.objects.filter(is_active=True).exists()
     assert "by the settings of this project: fallback.example.com:2525" in said(response)
 
@@ -321,7 +321,7 @@ def test_the_form_asks_before_it_leaves_none_active(admin: Client, settings: Any
 
 def test_deleting_and_deactivating_the_active_one_say_where_mail_goes_then(admin: Client) -> None:
     stored = config(is_active=True)
-    nowhere = "mail goes nowhere and waits"
+    nowhere = "mail is held"
     assert nowhere in admin.get(url("delete", stored.pk)).content.decode()
     selected = {"_selected_action": stored.pk}
     assert nowhere in admin.post(url("changelist"), {"action": "delete_selected", **selected}).content.decode()
@@ -349,18 +349,6 @@ def test_actions_activate_and_duplicate(admin: Client) -> None:
 
 
 # -- pages loaded before a switch -----------------------------------------------------------------------------------
-
-
-def sent_by(page: Any) -> dict[str, str]:
-    """Return the data that a browser sends for the form of ``page``, without changes."""
-    values = {}
-    for html in re.findall(r"<input ([^>]+)>", page.content.decode()):
-        box = dict(re.findall(r'([a-z-]+)="([^"]*)"', html))
-        kind = box["type"]
-        sent = kind != "submit" and (kind != "checkbox" or "checked" in html.split())
-        if sent and "name" in box and box["name"] not in ("_selected_action", "csrfmiddlewaretoken"):
-            values[box["name"]] = unescape(box.get("value", "on" if kind == "checkbox" else ""))
-    return values
 
 
 def active() -> list[str]:
@@ -458,7 +446,7 @@ def test_a_page_of_now_switches_without_a_remark(admin: Client) -> None:
 
 
 def test_the_list_says_where_mail_goes_and_why(admin: Client, settings: Any) -> None:
-    assert "Mail goes nowhere now and waits" in admin.get(url("changelist")).content.decode()
+    assert "Mail is being held" in admin.get(url("changelist")).content.decode()
     name_server(settings, host="fallback.example.com")
     page = admin.get(url("changelist")).content.decode()
     assert "fallback.example.com:25 now, by the settings of this project" in page

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from html import unescape
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.core.mail import EmailMultiAlternatives
 from django.test import Client
 from django.urls import reverse
 
-from email_integration.message import content
+from email_integration.message import content, previews
 from email_integration.models import Delivery
 from email_integration.queue.submission import submit
 from tests.deliveries import RecordingTaskQueue, pretend
@@ -128,3 +130,82 @@ def test_the_list_is_there_whatever_has_become_of_a_content(change: dict[str, An
     pretend(written(), **change)
     client = logged_in("view_delivery", "view_delivery_content")
     assert client.get(reverse("admin:email_integration_delivery_changelist")).status_code == 200
+
+
+PDF = b"%PDF-\x00\xff" * 1000
+
+
+def with_attachments(*, large: int = 0) -> Delivery:
+    mail = EmailMultiAlternatives("The subject", "Text", "a@example.com", ["kim@example.com"])
+    mail.attach("Rechnung \u202efdp/..\\x.pdf", PDF, "application/pdf")
+    mail.attach("page.html", "<script>alert(1)</script>", "text/html")
+    mail.attach("", b"\x00\x01", "application/octet-stream")
+    if large:
+        mail.attach("large.bin", bytes(range(256)) * (large // 256), "application/octet-stream")
+    return submit(mail)
+
+
+def attachment(client: Client, delivery: Delivery, number: int) -> Any:
+    return client.get(reverse("admin:email_integration_delivery_content_attachment", args=[delivery.pk, number]))
+
+
+def test_one_attachment_is_downloaded_and_never_displayed() -> None:
+    delivery, client = with_attachments(), logged_in(*SEES)
+    html = client.get(page(delivery)).content.decode()
+    links = re.findall(r'href="([^"]+/content/attachment/\d+/)"', html)
+    found = [client.get(link) for link in links]
+    assert [b"".join(response.streaming_content) for response in found] == [
+        PDF,
+        b"<script>alert(1)</script>",
+        b"\x00\x01",
+    ]
+    for response in found:
+        assert response["Content-Type"] == "application/octet-stream"
+        assert response["Content-Disposition"].startswith("attachment; filename")
+        assert response["X-Content-Type-Options"] == "nosniff"
+        assert response["Content-Security-Policy"] == "sandbox; default-src 'none'"
+        assert "no-store" in response["Cache-Control"]
+    name = unquote(found[0]["Content-Disposition"])
+    assert not set("\u202e/\\") & set(name.partition("filename")[2].replace("utf-8''", ""))
+    assert "attachment-3" in found[2]["Content-Disposition"]
+    history = client.get(reverse("admin:email_integration_delivery_history", args=[delivery.pk])).content.decode()
+    for number in (1, 2, 3):
+        assert f"Attachment {number} was downloaded." in history
+    assert "Rechnung" not in history
+
+
+def test_attachments_take_the_permission_and_exist() -> None:
+    delivery = with_attachments()
+    assert attachment(logged_in("view_delivery"), delivery, 1).status_code == 403
+    assert attachment(logged_in("view_delivery_content", name="lee"), delivery, 1).status_code == 403
+    client = logged_in(*SEES, name="max")
+    for number in (0, 4, 100, 10**20):
+        assert attachment(client, delivery, number).status_code == 404
+    address = reverse("admin:email_integration_delivery_content_attachment", args=[delivery.pk, 1])
+    assert client.post(address).status_code == 403
+    pretend(delivery, has_content=False, content=b"")
+    assert attachment(client, delivery, 1).status_code == 404
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_an_attachment_larger_than_the_preview_is_downloaded_whole(settings: Any, encrypted: bool) -> None:
+    """It is decoded while it is sent, and never in memory as a whole."""
+    settings.EMAIL_INTEGRATION = {**settings.EMAIL_INTEGRATION, "ENCRYPT_CONTENT": encrypted}
+    size = 3 * previews.LOOKED_AT // 256 * 256
+    delivery = with_attachments(large=size)
+    response = attachment(logged_in(*SEES), delivery, 4)
+    pieces = list(response.streaming_content)
+    assert b"".join(pieces) == bytes(range(256)) * (size // 256)
+    assert max(map(len, pieces)) < size // 2
+
+
+def test_an_attachment_that_is_cut_and_not_base64_is_not_offered_alone() -> None:
+    mail = EmailMultiAlternatives("The subject", "Text", "a@example.com", ["kim@example.com"])
+    mail.attach("long.txt", "x" * 70 * 100 + "\n" + ("y" * 70 + "\n") * (previews.LOOKED_AT // 70), "text/plain")
+    delivery, client = submit(mail), logged_in(*SEES)
+    html = client.get(page(delivery)).content.decode()
+    assert "long.txt" in html
+    assert b"base64" not in content.read(delivery)
+    assert "/content/attachment/" not in html
+    assert attachment(client, delivery, 1).status_code == 404

@@ -95,7 +95,7 @@ def test_it_is_found_by_recipient_and_subject_with_the_permission_alone() -> Non
         "EXAMPLE.COM": {"one"},
         "lee@bücher.example": {"one"},
         "max": {"two", "three"},
-        "invoice": {"one"},
+        "invoice": {"one", "three"},  # the subject is kept when the content is not
         "GRÜSSE": {"two"},
         "pending": set(),  # a status name of ours, in the same column
         "example%": set(),
@@ -103,6 +103,42 @@ def test_it_is_found_by_recipient_and_subject_with_the_permission_alone() -> Non
     }.items():
         assert listed(sees, q=words) == ids, words
         assert listed(does_not, q=words) == set(), words
+
+
+def test_it_is_found_by_what_is_pasted_with_quotes_brackets_or_the_name_of_a_header() -> None:
+    one = named("0123456789-one", "kim@bücher.example", subject="Your invoice")
+    named("0123456789-two", "max@example.org", subject="Hello")
+    client = logged_in("view_delivery", "view_delivery_content")
+    message_id = one.message_id.strip("<>")
+    for words in (
+        f'"{one.pk}"',
+        f" '{one.pk}', ",
+        f"{one.pk}.",
+        f"...{one.pk[-8:]}",
+        f"“…{one.pk[-8:]}”",
+        f"Message-ID: <{message_id}>",
+        f"message-id:{message_id}",
+        f'"<{message_id}>"',
+        '"Kim" <kim@bücher.example>',
+        "kim@bücher.example;",
+        "bücher.example",
+        "@bücher.example",
+        '"Your invoice"',
+        "„Your invoice“",
+    ):
+        assert listed(client, q=words) == {one.pk}, words
+    for words in ("...", '""', "<>", "Message-ID:", "büch.example", "@ücher.example"):
+        assert listed(client, q=words) == set(), words
+
+
+def test_a_filter_that_is_not_understood_is_reported() -> None:
+    """All mails are listed then, which must not look like the answer to the question."""
+    named("one")
+    client = logged_in("view_delivery")
+    for asked in ({"created_from": "nonsense"}, {"finished_at__gte": "x"}, {"attempt": "x"}):
+        page = client.get(reverse(LIST), asked, follow=True)
+        assert "A filter in the address is not understood." in page.content.decode()
+    assert "is not understood" not in client.get(reverse(LIST)).content.decode()
 
 
 def test_what_servers_said_of_a_recipient_is_not_searched() -> None:

@@ -44,6 +44,16 @@ def test_events_are_shown_with_who_and_what(admin: Client) -> None:
     assert "created the shell or code" in created
 
 
+def test_the_encryption_is_shown_as_the_choice_of_the_form(admin: Client) -> None:
+    """Not as the two columns of the model."""
+    stored = config()
+    admin.post(url("change", stored.pk), form_of(stored, encryption="tls", port=465, password="new"))
+    changed, _created = rows(admin, stored)
+    assert "Encryption: STARTTLS → became TLS" in changed
+    assert "Port: 587 → became 465" in changed
+    assert "Use " not in changed
+
+
 def test_an_authority_is_recorded_by_its_name_and_comes_back_with_a_revert(admin: Client, tmp_path: Path) -> None:
     """The history shows the name and not the PEM text. Another certificate of the same authority has another
     fingerprint.

@@ -19,7 +19,7 @@ ACTIVATE, TEST, DELETE = "activate_smtpconfig", "test_smtpconfig", "delete_smtpc
     ("permissions", "password", "active", "test", "tick", "choices"),
     [
         ((VIEW,), False, False, False, False, set()),
-        ((VIEW, TEST), False, False, True, False, {"test_connection", "send_test_mail"}),
+        ((VIEW, TEST), False, False, True, False, {"test_connection", "send_test_mail", "send_test_mail_to"}),
         ((VIEW, ACTIVATE), False, False, False, True, {"activate", "deactivate"}),
         ((VIEW, CHANGE), True, False, False, False, set()),
         ((VIEW, CHANGE, ACTIVATE), True, True, False, True, {"activate", "deactivate"}),

@@ -68,7 +68,7 @@ def test_ssl_to_a_server_that_begins_in_the_clear_is_said_in_words(greeting: str
 
     found, text, relay = advised(script, use_ssl=True)
     assert found.key == "tls-by-starttls"
-    assert "Turn SSL off and TLS on" in text
+    assert "Choose STARTTLS" in text
     assert str(relay.port) in text
     assert "WRONG_VERSION" not in text.upper().replace(" ", "_")
 

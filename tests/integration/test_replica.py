@@ -14,6 +14,7 @@ from django.db import connections, models
 from django.urls import reverse
 
 from email_integration import alerts
+from email_integration.admin import selections
 from email_integration.delivery import erasure, manual, retention
 from email_integration.ledger import batches
 from email_integration.metrics import ledger as metrics
@@ -211,9 +212,12 @@ def test_a_query_to_the_replica_may_have_deliveries_in_it(replica: Callable[[], 
     assert "email_integration_delivery" in users.query.get_compiler("replica").as_sql()[0]
 
 
+@pytest.mark.parametrize("listed", [0, 1])
 def test_the_list_in_the_admin_is_read_from_the_replica_and_what_is_decided_is_not(
-    replica: Callable[..., None], task_queue: RecordingTaskQueue
+    replica: Callable[..., None], task_queue: RecordingTaskQueue, monkeypatch: pytest.MonkeyPatch, listed: int
 ) -> None:
+    """This includes mails that are found by the filter, because they are not listed."""
+    monkeypatch.setattr(selections, "LISTED", listed)
     delivery = submitted("kim@example.com")
     client = logged_in("view_delivery", "change_delivery", "view_delivery_content")
     replica(ReplicaOfMail)
@@ -221,5 +225,7 @@ def test_the_list_in_the_admin_is_read_from_the_replica_and_what_is_decided_is_n
     with pytest.raises(AssertionError, match="to 'replica' are not allowed"):
         client.get(page)
     assert client.get(reverse("admin:email_integration_delivery_change", args=[delivery.pk])).status_code == 200
-    assert client.post(page, {"action": "cancel", "_selected_action": [delivery.pk]}).status_code == 302
+    asked = client.post(page, {"action": "cancel", "_selected_action": [delivery.pk], "select_across": "1"})
+    confirm = reverse("admin:email_integration_delivery_confirm")
+    assert client.post(confirm, {"key": asked.context["key"]})["Location"] == page
     assert Delivery.objects.get().status == Status.CANCELLED

@@ -221,3 +221,15 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     }
     described = set(re.findall(r'<dt [^>]*id="([^"]+)"', pages["api.html"]))
     assert public - {"email_integration.testing.outbox"} <= described  # an instance of Outbox, which the reference has
+
+
+def test_make_test_contains_what_make_test_admin_runs() -> None:
+    """Both run files with the same marks: ``make test`` all files, ``make test-admin`` those of the admin."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    every = re.search(r"^test:.*\n(?:\t.*\n)*?\t\$\(TOGETHER\) --ignore=\$\(MATRIX\)\n", text, re.MULTILINE)
+    assert every is not None
+    (part,) = re.findall(r"^test-admin:.*\n(?:\t.*\n)*?\t\$\(TOGETHER\) (.*)\n", text, re.MULTILINE)
+    assert part == "$(ADMIN) $(ONLY)"
+    (files,) = re.findall(r"^ADMIN := (.*)$", text, re.MULTILINE)
+    assert {"$(wildcard tests/integration/test_admin_*.py)", "tests/browser"} <= set(re.split(r"(?<!wildcard) ", files))
+    assert "test_fault_matrix" not in files

@@ -74,4 +74,4 @@ def texts(compiled: Path) -> dict[str, str]:
 )
 def test_a_text_comes_in_the_language_asked_for(language: str, words: str) -> None:
     with translation.override(language):
-        assert translation.gettext("Sending is paused. Mail is taken and waits.").startswith(words)
+        assert translation.gettext("Sending is paused. New mail is accepted and held.").startswith(words)

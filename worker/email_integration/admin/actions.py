@@ -19,14 +19,16 @@ from email_integration.models import SMTPConfig
 from email_integration.models.server import SECRETS
 from email_integration.secrecy import with_secrets
 
-from . import connection_tests
-from .typing import ConfigModelAdmin
+from . import connection_tests, stale
+from .config_list import ListViews
+from .connection_tests import ConnectionTestViews
+from .forms import TestAddressForm
 
 
-class ConfigActions(ConfigModelAdmin):
+class ConfigActions(ConnectionTestViews, ListViews):
     """Activate, deactivate, test, duplicate."""
 
-    actions = ("activate", "deactivate", "test_connection", "send_test_mail", "duplicate")
+    actions = ("activate", "deactivate", "test_connection", "send_test_mail", "send_test_mail_to", "duplicate")
 
     def has_activate_permission(self, request: HttpRequest) -> bool:
         """Return whether the user has the separate permission to activate and deactivate configurations."""
@@ -39,6 +41,7 @@ class ConfigActions(ConfigModelAdmin):
         if config is None:
             return
         try:
+            stale.check_seen(request.POST.get("seen"), config)
             SMTPConfig.objects.activate(config)
         except ValidationError as error:
             self.message_user(request, " ".join(error.messages), messages.ERROR)
@@ -54,14 +57,8 @@ class ConfigActions(ConfigModelAdmin):
             self.message_user(request, _("None of the selected configurations is active."), messages.WARNING)
             return None
         if "confirmed" not in request.POST:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": _("Deactivate the active configuration?"),
-                "opts": self.opts,
-                "config": active,
-                "action_checkbox_name": helpers.ACTION_CHECKBOX_NAME,
-            }
-            return TemplateResponse(request, "email_integration/confirm_deactivate.html", context)
+            sent = [("action", "deactivate"), (helpers.ACTION_CHECKBOX_NAME, active.pk)]
+            return self.ask_to_deactivate(request, active, sent)
         SMTPConfig.objects.filter(pk=active.pk).update(is_active=False)
         self.log_change(request, active, _("Deactivated."))
         return None
@@ -78,6 +75,27 @@ class ConfigActions(ConfigModelAdmin):
         address = getattr(request.user, "email", "")
         for config in queryset:
             self._show_result(request, config, connection_tests.run_stored(config, user=request.user, send_to=address))
+
+    @admin.action(description=gettext_lazy("Send a test mail to another address…"), permissions=["test"])
+    def send_test_mail_to(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Ask for an address, then send a mail to it through each selected configuration."""
+        form = TestAddressForm(request.POST if "test_address" in request.POST else None)
+        if not form.is_valid():
+            context = {
+                **self.admin_site.each_context(request),
+                "title": _("Send a test mail to another address"),
+                "opts": self.opts,
+                "configs": queryset,
+                "form": form,
+                "action_checkbox_name": helpers.ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "email_integration/test_address.html", context)
+        address = form.cleaned_data["test_address"]
+        for config in queryset:
+            test = connection_tests.run_stored(config, user=request.user, send_to=address)
+            self.note_recipient(request, config, test)
+            self._show_result(request, config, test)
+        return None
 
     @admin.action(description=gettext_lazy("Duplicate"), permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:

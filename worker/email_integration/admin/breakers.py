@@ -12,6 +12,8 @@ from email_integration import routing
 from email_integration.queue import retry_now
 from email_integration.smtp import Relay
 
+from . import returning
+from .refusing import MissingPermission
 from .typing import ConfigModelAdmin
 
 
@@ -23,12 +25,15 @@ class BreakerViews(ConfigModelAdmin):
         return [path("try-now/", view(self.try_now_view), name="email_integration_try_now"), *super().get_urls()]
 
     def try_now_view(self, request: HttpRequest) -> HttpResponse:
-        """Reset the circuit breaker of the server in use, so that the mail that waits for it is tried."""
-        if request.method != "POST" or not self.has_change_permission(request):
+        """Probe the server in use, which is at fault, with the mail that waits for it."""
+        if not self.has_change_permission(request):
+            raise MissingPermission("email_integration.change_smtpconfig")
+        if request.method != "POST":
             raise PermissionDenied
         relay = routing.active_relay()
         if isinstance(relay, Relay):  # if not, the notice at the top of the page says so
-            retry_now.reset_breaker(relay)
-            text = _("What waits for “%(name)s” is tried now.")
+            retry_now.try_now(relay)
+            text = _("Retrying mail held for “%(name)s” now.")
             self.message_user(request, text % {"name": relay.name}, messages.SUCCESS)
-        return HttpResponseRedirect(reverse("admin:email_integration_smtpconfig_changelist"))
+        listed = reverse("admin:email_integration_smtpconfig_changelist")
+        return HttpResponseRedirect(returning.asked_on(request) or listed)

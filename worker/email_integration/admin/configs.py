@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import flatten_fieldsets
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.contrib.admin.utils import flatten_fieldsets, quote, unquote
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from email_integration import conf, validators
+from email_integration import validators
 from email_integration.fields import UNREADABLE
-from email_integration.models import SMTPConfig, login
-from email_integration.routing import generation
-from email_integration.timezones import local_time
+from email_integration.models import SMTPConfig, audit, login
+from email_integration.timezones import exactly
 
-from . import quirks, routing_status
+from . import encryption, isolation, quirks
 from .actions import ConfigActions
 from .breakers import BreakerViews
-from .connection_tests import ConnectionTestViews
+from .config_list import ActiveFilter, ListRowForm, active_pk
 from .consent import ConsentViews
-from .forms import ListFormSet, ListRowForm, SMTPConfigForm
+from .encryption import EncryptionFilter
+from .forms import SMTPConfigForm
 from .history import HistoryPage
 from .lookups import RestrictedLookups
 from .pausing import PauseViews
 from .presets import PRESETS
 from .sensitive import SensitiveViews
-
-
-def _when(at: dt.datetime) -> str:
-    return date_format(local_time(at), "SHORT_DATETIME_FORMAT")
+from .session_tests import SessionTests
+from .stale import ChangedMeanwhile
 
 
 def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...]:
-    """Return the fields of the login. The page's script shows those that the chosen method needs."""
-    return (
+    """Return the fields of the login.
+
+    In a form, the page's script shows those that the chosen method needs. Otherwise only these are returned.
+    """
+    unused = login.unused_fields(config) if config is not None and not secrets else ()
+    fields = (
         "authentication",
         "username",
         *(("password", "confirm_secret") if secrets else ()),
@@ -55,13 +57,13 @@ def _login_fields(config: SMTPConfig | None, *, secrets: bool) -> tuple[str, ...
         "oauth_scope",
         *(("token_state",) if config is not None and config.by_token else ()),
     )
+    return tuple(name for name in fields if name not in unused)
 
 
 @admin.register(SMTPConfig)
 class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
     SensitiveViews,
     RestrictedLookups,
-    ConnectionTestViews,
     ConsentViews,
     PauseViews,
     BreakerViews,
@@ -71,12 +73,14 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
     """One row per server. The list shows which one is active."""
 
     form = SMTPConfigForm
-    list_display = ("name", "host", "port", "username", "encryption", "is_active", "last_check", "updated_at")
+    list_display = ("name", "is_active", "server", "username", "encryption", "last_check", "updated")
     list_editable = ("is_active",)
-    list_filter = ("is_active", "use_tls", "use_ssl")
+    list_filter = (("is_active", ActiveFilter), EncryptionFilter)
+    show_facets = admin.ShowFacets.NEVER  # the menus are above the list, and there are few rows
+    linked_lookups = ("use_tls__exact", "use_ssl__exact")  # of bookmarks
     search_fields = ("name", "host", "username")
     search_help_text = gettext_lazy("Name, host or username")
-    readonly_fields = ("last_check", "consent", "token_state", "learned", "created_at", "updated_at")
+    readonly_fields = ("last_check", "consent", "token_state", "learned", "created", "updated")
     ordering = ("name",)
 
     class Media:
@@ -85,12 +89,15 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
 
     # -- columns ------------------------------------------------------------------------------------------------
 
+    @admin.display(description=gettext_lazy("Server"), ordering="host")
+    def server(self, config: SMTPConfig) -> str:
+        return f"{config.host}:{config.port}"
+
     @admin.display(description=gettext_lazy("encryption"))
     def encryption(self, config: SMTPConfig) -> str:
-        """Return TLS (STARTTLS), SSL, or none."""
-        if config.use_tls and config.use_ssl:
-            return _("TLS and SSL: impossible")
-        return "TLS" if config.use_tls else "SSL" if config.use_ssl else _("none")
+        """Return the kind of encryption without its usual port."""
+        kind = encryption.of(config)
+        return str(encryption.NAMES[kind]) if kind is not None else _("STARTTLS and TLS: impossible")
 
     @admin.display(description=gettext_lazy("last check"), ordering="tested_at")
     def last_check(self, config: SMTPConfig) -> str:
@@ -99,14 +106,16 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
             return format_html('<span class="email-check failed">{}</span>', _("password unreadable"))
         if config.tested_at is None:
             return format_html('<span class="email-check">{}</span>', _("never"))
-        place = {"when": _when(config.tested_at), "detail": config.test_detail}
+        place = {"when": exactly(config.tested_at), "detail": config.test_detail}
         if not config.test_passed:
             text, kind = _("failed %(when)s: %(detail)s") % place, "failed"
         elif config.passed_test:
             text, kind = _("passed %(when)s") % place, "passed"
         else:
             text, kind = _("passed %(when)s, changed since") % place, "outdated"
-        return format_html('<span class="email-check {}">{}</span>', kind, text)
+        return format_html(
+            '<span class="email-check {}" title="{}">{}</span>', kind, text, isolation.whole_addresses(text)
+        )
 
     @admin.display(description=gettext_lazy("OAuth token"))
     def token_state(self, config: SMTPConfig) -> str:
@@ -119,9 +128,9 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
         if token is None or (token.expires_at is None and token.failed_at is None):
             return "; ".join([*said, _("none was fetched yet")])
         if token.expires_at is not None:
-            said.append(_("valid until %(when)s") % {"when": _when(token.expires_at)})
+            said.append(_("valid until %(when)s") % {"when": exactly(token.expires_at)})
         if token.failed_at is not None:
-            place = {"when": _when(token.failed_at), "why": token.error}
+            place = {"when": exactly(token.failed_at), "why": token.error}
             said.append(_("none could be fetched %(when)s: %(why)s") % place)
         return "; ".join(said)
 
@@ -130,6 +139,14 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
         """Return the learned properties of the server, which it does not announce."""
         row = quirks.of_configuration(config)
         return quirks.words(row) if row is not None else _("nothing")
+
+    @admin.display(description=gettext_lazy("created at"))
+    def created(self, config: SMTPConfig) -> str:
+        return exactly(config.created_at)
+
+    @admin.display(description=gettext_lazy("updated at"), ordering="updated_at")
+    def updated(self, config: SMTPConfig) -> str:
+        return exactly(config.updated_at)
 
     # -- permissions --------------------------------------------------------------------------------------------
 
@@ -155,10 +172,11 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
     def get_fieldsets(self, request: HttpRequest, obj: SMTPConfig | None = None) -> Any:
         """Return the sections on name, server and login, without fields for secrets if the user may not change them."""
         editable = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
-        activating = ("is_active", "confirm_none_active") if self.has_activate_permission(request) else ("is_active",)
+        confirming = ("confirm_none_active",) if self.has_activate_permission(request) else ()
+        of_form = (*confirming, "stored_values") if editable else ()
         return [
-            (None, {"fields": ("name", "from_email", *(activating if editable else ("is_active",)))}),
-            (gettext_lazy("Server"), {"fields": ("host", "port", "use_tls", "use_ssl", "timeout")}),
+            (None, {"fields": ("name", "from_email", "is_active", *of_form)}),
+            (gettext_lazy("Server"), {"fields": ("host", "port", "encryption", "timeout")}),
             (gettext_lazy("Login"), {"fields": _login_fields(obj, secrets=editable)}),
             (
                 gettext_lazy("Advanced"),
@@ -174,51 +192,66 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
                     "classes": ("collapse",),
                 },
             ),
-            *([(gettext_lazy("Times"), {"fields": ("last_check", "created_at", "updated_at")})] if obj else []),
+            *([(gettext_lazy("Times"), {"fields": ("last_check", "created", "updated")})] if obj else []),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------
 
-    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        return ListRowForm
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        form: Any = super().get_form(request, *args, **kwargs)
+        form.session_tests = SessionTests(request)  # Django creates a new class for each request
+        return form
 
-    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
-        formset: Any = super().get_changelist_formset(request, **{"formset": ListFormSet, **kwargs})
-        formset.overtaken = getattr(request, "_email_overtaken", [])  # Django creates a new class for each request
-        return formset
-
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        overtaken: list[SMTPConfig] = []
-        request._email_list = True  # type: ignore[attr-defined]  # see has_change_permission
-        request._email_overtaken = overtaken  # type: ignore[attr-defined]  # see get_changelist_formset
-        before = self._active_pk()
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        before = active_pk()
+        if request.method == "POST" and object_id is not None and self._is_gone(request, unquote(object_id)):
+            return self._say_deleted(request, unquote(object_id))
         try:
-            response: HttpResponse = super().changelist_view(request, extra_context)
-        except (ValidationError, SMTPConfig.DoesNotExist) as error:  # changed or deleted after the rows were checked
-            words = error.messages if isinstance(error, ValidationError) else [_("It has been deleted meanwhile.")]
-            self.message_user(request, " ".join(words), messages.ERROR)
+            response: HttpResponse = super().changeform_view(request, object_id, *args, **kwargs)
+        except ChangedMeanwhile:
+            return self.changeform_view(request, object_id, *args, **kwargs)
+        return self.say_what_follows(request, response, before)
+
+    def _is_gone(self, request: HttpRequest, pk: str) -> bool:
+        """Return whether the row was deleted; False for users who may not change it in the first place."""
+        is_id = pk.isdecimal() and len(pk) < 19
+        return self.has_change_permission(request) and is_id and not SMTPConfig.objects.filter(pk=pk).exists()
+
+    def _say_deleted(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """Say that nothing was saved, and lead to the history of the deleted configuration, which can bring it back."""
+        record = self.model.history.filter(id=pk).first()
+        if record is None or not self.has_view_history_or_change_history_permission(request):
+            text, page = _("Not saved: this configuration does not exist. It may have been deleted."), "changelist"
+            self.message_user(request, text, messages.ERROR)
+        else:
+            text = _(
+                "Not saved: “%(name)s” was deleted while the page was open. To add it again, choose a version of its "
+                "history, which is shown here."
+            )
+            self.message_user(request, text % {"name": record.name}, messages.ERROR)
+            page = "history"
+        args = [quote(pk)] if page == "history" else []
+        return HttpResponseRedirect(reverse(f"admin:email_integration_smtpconfig_{page}", args=args))
+
+    def delete_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.method == "POST" and self.is_stale_deletion(request, [unquote(object_id)]):
             return HttpResponseRedirect(request.get_full_path())
-        if overtaken and response.status_code == 302 and self._active_pk() == before:
-            self._say_overtaken(request, overtaken[0])
-        return self._say_what_follows(request, response, before)
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        before = self._active_pk()
-        response: HttpResponse = super().changeform_view(request, *args, **kwargs)
-        return self._say_what_follows(request, response, before)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        before = self._active_pk()
-        response: HttpResponse = super().delete_view(request, *args, **kwargs)
-        return self._say_what_follows(request, response, before)
+        before = active_pk()
+        response: HttpResponse = super().delete_view(request, object_id, *args, **kwargs)
+        return self.say_what_follows(request, response, before)
 
     def history_form_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         # simple-history hides the button from users without the change permission, but accepts their form.
         if request.method == "POST" and not self.has_change_permission(request):
             raise PermissionDenied
-        before = self._active_pk()
-        response: HttpResponse = super().history_form_view(request, *args, **kwargs)
-        return self._say_what_follows(request, response, before)
+        before = active_pk()
+        try:
+            response: HttpResponse = super().history_form_view(request, *args, **kwargs)
+        except ChangedMeanwhile:
+            return self.history_form_view(request, *args, **kwargs)
+        return self.say_what_follows(request, response, before)
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         config = kwargs.get("obj")
@@ -239,19 +272,21 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
         The list only switches the active flag, because other fields may have changed meanwhile.
         """
         if isinstance(form, ListRowForm):
-            if obj.is_active:
-                SMTPConfig.objects.activate(obj)
-            else:
-                SMTPConfig.objects.filter(pk=obj.pk, is_active=True).update(is_active=False)
+            form.save_flag()
             return
         with transaction.atomic(using=SMTPConfig.objects.db):
-            if change and not form.decides_active:  # also ignore a switch made after the form was checked
+            if change:
                 SMTPConfig.objects.lock()
-                obj.is_active = SMTPConfig.objects.filter(pk=obj.pk, is_active=True).exists()
+                stored = SMTPConfig.objects.filter(pk=obj.pk).first()
+                form.check_not_changed(stored)
+                if not form.decides_active:  # also ignore a switch made after the form was checked
+                    obj.is_active = stored is not None and stored.is_active
             super().save_model(request, obj, form, change)
+            if form.was_tested:
+                audit.note(obj, audit.Event.TESTED, user=request.user, reason="passed, before it was saved")
         late = not form.decides_active and obj.is_active != form.shown_active
         if change and "is_active" in form.fields and (form.overtaken or late):
-            self._say_overtaken(request, obj)
+            self.say_overtaken(request, obj)
         for warning in (
             *validators.encryption_warnings(
                 port=obj.port, logs_in=obj.logs_in, use_tls=obj.use_tls, use_ssl=obj.use_ssl
@@ -261,27 +296,3 @@ class SMTPConfigAdmin(  # type: ignore[misc]  # the last class is untyped
             ),
         ):
             self.message_user(request, warning, messages.WARNING)
-
-    def _say_overtaken(self, request: HttpRequest, config: SMTPConfig) -> None:
-        """Warn that ``config`` was switched elsewhere while the page was open, and that this page did not undo it."""
-        active = SMTPConfig.objects.filter(is_active=True).first()
-        text = (
-            _("Meanwhile “%(name)s” was activated; this page left that as it is.")
-            if active is not None
-            else _("Meanwhile “%(name)s” was deactivated; this page left that as it is.")
-        )
-        self.message_user(request, text % {"name": (active or config).name}, messages.WARNING)
-
-    def _active_pk(self) -> Any:
-        return SMTPConfig.objects.filter(is_active=True).values_list("pk", flat=True).first()
-
-    def _say_what_follows(self, request: HttpRequest, response: HttpResponse, before: Any) -> HttpResponse:
-        """Add warnings after a committed write: no configuration is active, or workers will notice the change late."""
-        if request.method != "POST" or response.status_code != 302:
-            return response
-        if before is not None and self._active_pk() is None:
-            self.message_user(request, routing_status.without_any(), messages.WARNING)
-        if not generation.is_reachable():
-            text = _("The shared cache is out of reach: workers follow this change within %(seconds)s seconds.")
-            self.message_user(request, text % {"seconds": f"{conf.get('CONFIG_CACHE_TTL'):g}"}, messages.WARNING)
-        return response

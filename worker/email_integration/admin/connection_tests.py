@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -23,7 +25,9 @@ from email_integration.sending import sandbox
 from email_integration.smtp import Relay
 from email_integration.smtp.connection_test import ConnectionTestMail, Report, run_connection_test
 
-from .forms import ConnectionTestForm
+from .forms import ConnectionTestForm, TestAddressForm
+from .refusing import MissingPermission
+from .session_tests import SessionTests
 from .typing import ConfigModelAdmin
 
 
@@ -37,10 +41,12 @@ class ConnectionTest:
     #: Further remarks about a completed test.
     notes: tuple[str, ...] = ()
     sent_to: str = ""
+    #: The digest of unsaved settings that were tested.
+    settings: str = field(default="", repr=False)
 
 
 def run(relay: Relay, *, send_to: str | None) -> ConnectionTest:
-    """Test ``relay``, with a mail to ``send_to`` unless it is None."""
+    """Test ``relay``, with a mail to the address ``send_to`` unless it is None."""
     mail: ConnectionTestMail | None = None
     if send_to is not None:
         if not send_to:
@@ -67,7 +73,7 @@ def _why_no_mail(send_to: str) -> str:
     try:
         recipient = envelope_address(send_to)
     except InvalidMail:
-        return _("The mail address of your account cannot be written to: correct it first.")
+        return _("The address %(address)s cannot be written to. Correct it first.") % {"address": send_to}
     try:
         plan = sandbox.plan_now([recipient])
     except ImproperlyConfigured:
@@ -75,7 +81,9 @@ def _why_no_mail(send_to: str) -> str:
             "REDIRECT_ALL_TO or ALLOWED_RECIPIENTS in the settings of this project is malformed: no mail goes out."
         )
     if not plan.envelope:
-        return _("ALLOWED_RECIPIENTS in the settings of this project lets no test mail through to you.")
+        return _("ALLOWED_RECIPIENTS in the settings of this project allows no mail to %(address)s.") % {
+            "address": send_to
+        }
     return _("The sender is no address that mail can come from: correct the from email.")
 
 
@@ -122,7 +130,7 @@ def run_typed(config: SMTPConfig | None, data: Any, *, user: Any, send_to: str |
         if stored is not None:
             _note_unsaved(stored, typed, "failed: the password is unreadable", user)
         return ConnectionTest(problems=(str(why_unreadable(error)),))
-    test = run(relay, send_to=send_to)
+    test = replace(run(relay, send_to=send_to), settings=typed.settings_digest())
     if stored is not None and is_stored:
         _record(stored, test, user)
     elif stored is not None and test.report is not None:
@@ -165,17 +173,15 @@ class ConnectionTestViews(ConfigModelAdmin):
     def test_view(self, request: HttpRequest, object_id: str | None = None) -> HttpResponse:
         """Run the test. The response is a fragment for the page's script, or a page for a browser without it."""
         config = self.get_object(request, object_id) if object_id is not None else None
+        # Permissions first: the answer to a user without them does not depend on whether the object exists.
+        may_look = self.has_add_permission(request) if object_id is None else self.has_view_permission(request, config)
+        if request.method != "POST" or not may_look:
+            raise PermissionDenied
+        if not self.has_test_permission(request):
+            raise MissingPermission("email_integration.test_smtpconfig")
         if object_id is not None and config is None:
             raise Http404
-        may_look = self.has_view_permission(request, config) if config else self.has_add_permission(request)
-        if request.method != "POST" or not may_look or not self.has_test_permission(request):
-            raise PermissionDenied
-        send_to = getattr(request.user, "email", "") if "send" in request.POST else None
-        if config is not None and not self.has_change_permission(request, config):
-            # Ignore the submitted values, so that the stored password is sent only to its own server.
-            test = run_stored(config, user=request.user, send_to=send_to)
-        else:
-            test = run_typed(config, request.POST, user=request.user, send_to=send_to)
+        test = self._run(request, config)
         fragment = request.headers.get("X-Requested-With") == "fetch"
         template = (
             "email_integration/connection_test.html" if fragment else "email_integration/connection_test_page.html"
@@ -188,3 +194,43 @@ class ConnectionTestViews(ConfigModelAdmin):
             "test": test,
         }
         return TemplateResponse(request, template, context)
+
+    def _run(self, request: HttpRequest, config: SMTPConfig | None) -> ConnectionTest:
+        """Test what the page has sent, and keep the result in the session."""
+        send_to = None
+        if "send" in request.POST:
+            own = getattr(request.user, "email", "")
+            send_to = request.POST.get("test_address", "").strip() or own
+            form = TestAddressForm({"test_address": send_to})
+            if send_to != own and not form.is_valid():
+                return ConnectionTest(problems=tuple(map(str, form.errors["test_address"])))
+        if config is not None and not self.has_change_permission(request, config):
+            # Ignore the submitted values, so that the stored password is sent only to its own server.
+            test = run_stored(config, user=request.user, send_to=send_to)
+        else:
+            test = run_typed(config, request.POST, user=request.user, send_to=send_to)
+            if test.report is not None:
+                report = test.report
+                SessionTests(request).note(test.settings, passed=report.connected, detail=report.summary)
+        self.note_recipient(request, config, test)
+        return test
+
+    def note_recipient(self, request: HttpRequest, config: SMTPConfig | None, test: ConnectionTest) -> None:
+        """Record that a test mail went to an address other than the user's: its domain, as a history shows no address.
+
+        A test without a configuration is recorded in the log of the admin.
+        """
+        if test.report is None or not test.sent_to or test.sent_to == getattr(request.user, "email", ""):
+            return
+        reason = f"test mail to another address, at {test.sent_to.rpartition('@')[2]}"
+        if config is not None:
+            audit.note(config, audit.Event.TESTED, user=request.user, reason=reason)
+            return
+        user: Any = request.user
+        LogEntry.objects.create(
+            user=user,
+            content_type=ContentType.objects.get_for_model(SMTPConfig, for_concrete_model=False),
+            object_repr=f"{test.report.relay.host}:{test.report.relay.port}"[:200],
+            action_flag=CHANGE,
+            change_message=reason,
+        )

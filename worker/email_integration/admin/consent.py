@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -25,6 +24,7 @@ from email_integration.routing import consent, token_endpoint
 from email_integration.routing.resolver import account_of
 from email_integration.smtp import NoToken
 
+from .refusing import MissingPermission
 from .typing import ConfigModelAdmin
 
 #: The session key of the only consent in progress.
@@ -102,11 +102,9 @@ class ConsentViews(ConfigModelAdmin):
         Raises ``Http404`` unless it logs in by a refresh token, which needs consent.
         """
         config: SMTPConfig | None = self.get_object(request, unquote(object_id))
-        if config is None:
-            raise Http404
         if not self.has_change_permission(request, config):
-            raise PermissionDenied
-        if not config.by_refresh_token:
+            raise MissingPermission("email_integration.change_smtpconfig")
+        if config is None or not config.by_refresh_token:
             raise Http404
         return config
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import re
+from collections.abc import Generator
 from typing import Any
 
 from django.contrib.admin.utils import quote, unquote
@@ -20,6 +21,8 @@ from email_integration.ledger import rows
 from email_integration.message import content, previews
 from email_integration.models import Delivery
 
+from .refusing import MissingPermission, require
+from .streaming import in_pieces
 from .typing import DeliveryModelAdmin
 from .unavailable import why_unavailable
 
@@ -28,7 +31,8 @@ _STRANGER = (
     "sandbox; default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-_PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+#: Headers of every response with data of mails.
+PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
 #: Seconds for which the page that embeds the frame can load it.
 _FRAME = 600
@@ -52,6 +56,11 @@ class ContentViews(DeliveryModelAdmin):
             path("<path:object_id>/content/", view(self.content_view), name=name),
             path("<path:object_id>/content/html/", view(self.html_view), name=f"{name}_html"),
             path("<path:object_id>/content/raw/", view(self.raw_view), name=f"{name}_raw"),
+            path(
+                "<path:object_id>/content/attachment/<int:number>/",
+                view(self.attachment_view),
+                name=f"{name}_attachment",
+            ),
             *super().get_urls(),
         ]
 
@@ -74,7 +83,7 @@ class ContentViews(DeliveryModelAdmin):
             context["preview"] = shown
             address = reverse("admin:email_integration_delivery_content_html", args=[quote(delivery.pk)])
             context["frame"] = f"{address}?key={_signer().sign_object(_whose(request, delivery))}"
-        return TemplateResponse(request, "email_integration/content.html", context, headers=_PRIVATE)
+        return TemplateResponse(request, "email_integration/content.html", context, headers=PRIVATE)
 
     def html_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Return the unchanged HTML for the frame. The view of the page that embeds it is already recorded."""
@@ -90,7 +99,7 @@ class ContentViews(DeliveryModelAdmin):
         except ContentUnavailable:
             raise Http404 from None
         headers = {
-            **_PRIVATE,
+            **PRIVATE,
             "Content-Security-Policy": _STRANGER,
             "X-DNS-Prefetch-Control": "off",
             "X-Frame-Options": "SAMEORIGIN",
@@ -110,24 +119,60 @@ class ContentViews(DeliveryModelAdmin):
         except ContentUnavailable:
             raise Http404 from None
         self.log_change(request, delivery, _("Its content was downloaded."))
-        headers = {
-            **_PRIVATE,
-            "Content-Disposition": content_disposition_header(True, f"{delivery.pk}.eml") or "attachment",
-            "Content-Length": str(whole.size),
-        }
-        return StreamingHttpResponse(
-            itertools.chain((first,), blocks), content_type="application/octet-stream", headers=headers
-        )
+        return _download(request, first, blocks, name=f"{delivery.pk}.eml", size=whole.size)
+
+    def attachment_view(self, request: HttpRequest, object_id: str, number: int) -> HttpResponseBase:
+        """Return an attachment as a file, which no browser displays. ``number`` is its place in the list, from 1."""
+        delivery = self._opened(request, object_id)
+        if not number:
+            raise Http404
+        try:
+            found, pieces = previews.attachment(delivery, number - 1)
+            first = next(pieces, b"")
+        except (ContentUnavailable, IndexError):
+            raise Http404 from None
+        # Not its name, which would stay in the history after the content is erased.
+        self.log_change(request, delivery, _("Attachment %(number)s was downloaded.") % {"number": number})
+        return _download(request, first, pieces, name=_file_name(found.name) or f"attachment-{number}")
 
     def _opened(self, request: HttpRequest, object_id: str) -> Delivery:
-        if request.method not in ("GET", "HEAD") or not may_see_content(request):
+        if request.method not in ("GET", "HEAD"):
             raise PermissionDenied
+        require(request, "email_integration.view_delivery_content")
         if not self.has_view_permission(request):
-            raise PermissionDenied
+            raise MissingPermission("email_integration.view_delivery")
         delivery = rows.load(unquote(object_id))
         if delivery is None:
             raise Http404
         return delivery
+
+
+def _download(
+    request: HttpRequest, first: bytes, others: Generator[bytes, None, None], *, name: str, size: int | None = None
+) -> StreamingHttpResponse:
+    """Return a file to store and not to display, whatever is in it: not even its type is passed on."""
+
+    def pieces() -> Generator[bytes, None, None]:
+        yield first
+        yield from others
+
+    headers = {
+        **PRIVATE,
+        "Content-Disposition": content_disposition_header(True, name) or "attachment",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        **({} if size is None else {"Content-Length": str(size)}),
+    }
+    blocks = in_pieces(request, pieces())
+    return StreamingHttpResponse(blocks, content_type="application/octet-stream", headers=headers)
+
+
+#: Characters that a file name must not contain: separators, controls, and those that change the direction of letters,
+#: which can disguise the extension.
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f/\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _file_name(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name).lstrip(". ")
 
 
 def _signer() -> signing.TimestampSigner:

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from email_integration import routing
-from email_integration.dashboard import drawing, live_status, shares, statistics
-from email_integration.dashboard.intervals import PERIODS, Interval
+from email_integration.dashboard import domains, drawing, kept_counts, live_status, shares, statistics
+from email_integration.dashboard.intervals import Interval, fitting, offered
 from email_integration.ledger import rows
 from email_integration.models import Priority, SMTPConfig, Status
 from email_integration.outcomes.causes import words_of
 
+from . import dashboard_now
+from .contents import may_see_content
+from .linked_filters import AttemptFilter
+from .refusing import MissingPermission
 from .typing import DeliveryModelAdmin
 
-_DAY = dt.timedelta(days=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A current number, and the deliveries that it counts. ``kind`` is '' if the number is no problem."""
-
-    label: Any
-    number: str
-    url: str
-    kind: str = ""
+#: The header with which the page's script requests the first section alone, and how often, in seconds.
+PART, EVERY = "X-Dashboard-Part", 15
 
 
 class DashboardViews(DeliveryModelAdmin):
@@ -49,68 +41,42 @@ class DashboardViews(DeliveryModelAdmin):
     def dashboard_view(self, request: HttpRequest) -> HttpResponse:
         """Show the live status, and the statistics that ``period``, ``priority`` and ``smtp_config`` select."""
         if not self.has_view_permission(request):
-            raise PermissionDenied
+            raise MissingPermission("email_integration.view_delivery")
         workers = live_status.workers()  # they answer while the database is queried
         now = timezone.now()
-        asked = request.GET
-        chosen = asked["period"] if asked.get("period") in PERIODS else "day"
+        context = {**self.admin_site.each_context(request), **dashboard_now.context(now), "opts": self.opts}
+        template = "email_integration/dashboard_part.html"
+        if request.headers.get(PART) != "now":
+            context |= self._past(request, now)
+            template = "email_integration/dashboard.html"
+        context["workers"] = workers()
+        return TemplateResponse(request, template, context, headers={"Cache-Control": "no-store", "Vary": PART})
+
+    def _past(self, request: HttpRequest, now: dt.datetime) -> dict[str, Any]:
+        asked, periods = request.GET, offered()
+        chosen = asked["period"] if asked.get("period") in periods else fitting(now)
         priority = asked.get("priority") if asked.get("priority") in Priority.values else None
         name = asked.get("smtp_config")
         choice = statistics.Choice(priority=priority, configuration=name if rows.is_name(name) else None)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Dashboard"),
-            "opts": self.opts,
-            "now": now,
-            "patience": live_status.FOR_WORKERS,
-            "tiles": list(self._tiles(request, now)),
-            "choice": choice,
-            "priorities": Priority.choices,
-            "configurations": _configurations(choice.configuration),
-            "periods": [(_narrowed(choice, name), each.title, name == chosen) for name, each in PERIODS.items()],
-            "period": chosen,
-            **self._past(choice, chosen, now),
-            "workers": workers(),
-        }
-        return TemplateResponse(
-            request, "email_integration/dashboard.html", context, headers={"Cache-Control": "no-store"}
-        )
-
-    def _tiles(self, request: HttpRequest, now: dt.datetime) -> Iterable[Tile]:
-        for status, label, kind, since in (
-            (Status.QUEUED, gettext_lazy("queued"), "", None),
-            (Status.DEFERRED, gettext_lazy("deferred"), "", None),
-            (Status.IN_DOUBT, gettext_lazy("in doubt"), "warning", None),
-            (Status.FAILED, gettext_lazy("failed in the last 24 hours"), "error", now - _DAY),
-            (Status.QUARANTINED, gettext_lazy("quarantined"), "error", None),
-        ):
-            number = live_status.number(status, finished_since=since)
-            narrowed = {"finished_at__gte": since.isoformat()} if since else {}
-            text = number_format(min(number, live_status.COUNTED)) + ("+" if number > live_status.COUNTED else "")
-            yield Tile(
-                label=label, number=text, url=_listed(status__exact=status, **narrowed), kind=kind if number else ""
-            )
-        oldest = live_status.oldest_waiting()
-        # The list numbers its columns. If there are actions, the first column has their checkboxes.
-        by_age = -(bool(self.get_actions(request)) + list(self.get_list_display(request)).index("age"))
-        yield Tile(
-            label=gettext_lazy("oldest waiting"),
-            number="–" if oldest is None else drawing.duration(max(0.0, (now - oldest.since).total_seconds())),
-            url=_listed(status__exact=Status.QUEUED if oldest is None else oldest.status, o=by_age),
-        )
-
-    def _past(self, choice: statistics.Choice, chosen: str, now: dt.datetime) -> dict[str, Any]:
-        period = PERIODS[chosen]
+        period = periods[chosen]
         intervals = period.intervals(now)
         names = [period.name(each) for each in intervals]
-        counted = statistics.flows(intervals)
+        counted = kept_counts.flows(period, intervals, now)
         flows = [statistics.total(each, choice) for each in counted]
         busy = [each for each, flow in zip(intervals, flows, strict=True) if flow.accepted]
         found = dict(zip(busy, statistics.times(choice, busy), strict=True))
         times = [found.get(each) for each in intervals]
-        whole = Interval(start=intervals[0].start, end=intervals[-1].end)
+        whole = Interval(start=intervals[0].start, end=now)
         causes = statistics.frequent_causes(choice, whole)
         return {
+            "title": _("Dashboard"),
+            "choice": choice,
+            "priorities": Priority.choices,
+            "configurations": _configurations(choice.configuration),
+            "periods": [(_narrowed(choice, name), each.title, name == chosen) for name, each in periods.items()],
+            "period": chosen,
+            "every": EVERY,
+            "refresh": period.refresh,
             "marks": [
                 drawing.Mark(at=drawing.across(number, len(intervals)), text=period.mark(each.start))
                 for number, each in enumerate(intervals)
@@ -123,16 +89,23 @@ class DashboardViews(DeliveryModelAdmin):
             "sample": statistics.PARTS * statistics.OF_EACH_PART,
             **_shares(shares.break_down(choice, intervals, counted), chosen),
             "causes": [
-                (
-                    _OUTCOMES.get(each.outcome, each.outcome),
-                    words_of(each.cause),
-                    each.number,
-                    _listed(cause=each.cause),
+                (title, [_reason(choice, causes, each) for each in of_one])
+                for title, of_one in (
+                    (gettext_lazy("Most frequent reasons of servers"), causes.of_servers),
+                    (gettext_lazy("Other reasons: this app, its settings, or a person"), causes.others),
                 )
-                for each in causes.found
+                if of_one
             ],
             "causes_since": causes.since,
+            "domains": domains.by_domain(choice, whole) if may_see_content(request) else None,
         }
+
+
+def _reason(
+    choice: statistics.Choice, found: statistics.FrequentCauses, each: statistics.CauseCount
+) -> tuple[Any, str, int, int, str]:
+    url = dashboard_now.listed(**{AttemptFilter.parameter_name: AttemptFilter.linked(choice, found, each)})
+    return _OUTCOMES.get(each.outcome, each.outcome), words_of(each.cause), each.attempts, each.mails, url
 
 
 #: The names of the outcomes of an attempt. A damaged row may have another value.
@@ -162,10 +135,6 @@ def _times(times: Sequence[statistics.Times | None], names: Sequence[str]) -> di
 
 def _shown(times: statistics.Times | None) -> tuple[str, str]:
     return ("–", "–") if times is None else (drawing.duration(times.median), drawing.duration(times.p95))
-
-
-def _listed(**narrowed: Any) -> str:
-    return f"{reverse('admin:email_integration_delivery_changelist')}?{urlencode(narrowed)}"
 
 
 def _shares(found: shares.Breakdown, period: str) -> dict[str, Any]:

@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db import router
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
-from django.utils import timezone
-from django.utils.formats import date_format, number_format
+from django.urls import reverse
+from django.utils.formats import number_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
-from django.utils.text import Truncator
-from django.utils.timesince import timesince, timeuntil
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from email_integration import conf
 from email_integration.ledger import rows
 from email_integration.message import previews
-from email_integration.models import Delivery, InDoubtPolicy, Status
-from email_integration.outcomes.causes import Cause
-from email_integration.timezones import aware, local_time
+from email_integration.models import Delivery, InDoubtPolicy, SMTPConfig, Status
 
-from . import filters
+from . import filters, linked_filters
 from .audit import AuditedViews
+from .columns import ListColumns, badge
 from .contents import ContentViews, may_see_content
 from .dashboard import DashboardViews
+from .decision_buttons import DecisionButtons, explanation
 from .decisions import DecisionActions
+from .export import ExportViews
+from .isolation import isolated
 from .lookups import RestrictedLookups, RestrictedOrdering
+from .next_tries import look_up, next_try
 from .sensitive import SensitiveViews
-from .timeline import Timeline, described_attempts, next_attempt
+from .timeline import Timeline, described_attempts
+from .times import ExactTimes
 
 #: The largest number that is counted: a list page must not count millions of rows.
 _COUNTED = 10_000
 
+#: Largest number of copies that are linked, the newest.
+_COPIES = 20
+
 #: Largest number of recipients on the page of a mail, each with the server's reply.
 _RECIPIENTS = 200
-
-#: Longest texts in the list, in characters.
-_SHORT_ID, _SHORT_TEXT = 9, 60
 
 
 class _Paginator(Paginator):  # type: ignore[type-arg]  # generic only for the type checker
@@ -70,29 +71,44 @@ class _Page(RestrictedOrdering):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.search_help_text = _search_help(may_see=may_see_content(request))
+        shown: Any = list(self.result_list) if request.method == "GET" else ()
+        look_up(shown)
         if may_see_content(request) and request.method == "GET":
-            shown: Any = list(self.result_list)
             subjects = previews.subjects(shown)
             for delivery in shown:
-                delivery.subject = subjects.get(delivery.pk)
+                delivery.shown_subject = subjects.get(delivery.pk)
             self.result_list = shown
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentViews, AuditedViews, DecisionActions):
+class DeliveryAdmin(
+    SensitiveViews,
+    RestrictedLookups,
+    DashboardViews,
+    ExportViews,
+    ContentViews,
+    AuditedViews,
+    DecisionButtons,
+    DecisionActions,
+    ListColumns,
+    ExactTimes,
+):
     """Read-only, except for the decisions that a person must make."""
 
     list_filter = (
         ("status", filters.StatusFilter),
-        "created_at",
+        ("created_at", filters.SubmittedFilter),
         filters.PriorityFilter,
         filters.ConfigFilter,
         filters.CauseFilter,
+        linked_filters.FinishedFilter,
+        linked_filters.CopyFilter,
+        linked_filters.AttemptFilter,
     )
-    linked_lookups = ("finished_at__gte",)  # for the tiles of the dashboard
     show_facets = admin.ShowFacets.NEVER  # facets need counts
     sortable_by = ("age",)  # it has an index
     search_fields = ("id__exact", "message_id__exact")
+    empty_value_display = "–"
     show_full_result_count = False
     paginator = _Paginator
     inlines = (Timeline,)
@@ -104,71 +120,27 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Return the columns. Subjects and addresses are for users who may see them."""
-        seen = ("subject", "addresses") if may_see_content(request) else ("recipient_count",)
-        return ("short_id", "state", *seen, "next_attempt", "age", "attempts", "smtp_config", "priority")
+        seen = ("subject_line", "addresses") if may_see_content(request) else ("recipient_count",)
+        return ("short_id", "state", *seen, "next_attempt", "age", "server_and_priority")
+
+    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
+        """Link the id and the subject: a person knows a mail by its subject."""
+        return [name for name in ("short_id", "subject_line") if name in list_display]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RestrictedOrdering]:
         return _Page
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Leave out columns that no page shows and that may be large."""
-        return super().get_queryset(request).defer("content", "options")
+        """Leave out columns that no page shows and that may be large, and those that the user may not see."""
+        hidden = () if may_see_content(request) else ("subject",)
+        return super().get_queryset(request).defer("content", "options", *hidden)
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        """Search by task id and Message-ID and, for users who may see them, by recipient and subject."""
+        """Search by id and Message-ID and, for users who may see them, by recipient and subject."""
         words = search_term.strip()
         if words:
             queryset = filters.search(request, queryset, words, may_see=may_see_content(request))
         return queryset, False
-
-    @admin.display(description="ID")
-    def short_id(self, delivery: Delivery) -> SafeString:
-        """Return the beginning of the id, which distinguishes the mails of a page."""
-        return format_html('<span title="{}">{}</span>', delivery.pk, Truncator(delivery.pk).chars(_SHORT_ID))
-
-    @admin.display(description=gettext_lazy("status"))
-    def state(self, delivery: Delivery) -> SafeString:
-        """Return the status and its reason."""
-        why = format_html('<span class="email-mark">{}</span>', delivery.reason) if delivery.reason else ""
-        return format_html("{}{}", delivery.get_current_status_display(), why)
-
-    @admin.display(description=gettext_lazy("subject"))
-    def subject(self, delivery: Any) -> SafeString | str:
-        """Return the subject while the content is kept in the database; not if it is in the storage."""
-        subject = getattr(delivery, "subject", None)
-        if not subject:
-            return "–"
-        return format_html('<span title="{}">{}</span>', subject, Truncator(subject).chars(_SHORT_TEXT))
-
-    @admin.display(description=gettext_lazy("recipients"))
-    def addresses(self, delivery: Delivery) -> SafeString | str:
-        """Return the first address, and the number of the others."""
-        if not rows.is_readable(delivery):
-            return "–"
-        first, *others = (item["address"] for item in delivery.recipients)
-        text = f"{Truncator(first).chars(_SHORT_TEXT)} +{len(others)}" if others else first
-        return format_html("{}{}", text, _marks(delivery))
-
-    @admin.display(description=gettext_lazy("recipients"))
-    def recipient_count(self, delivery: Delivery) -> SafeString | str:
-        """Return the number of recipients, for users who may not see their addresses."""
-        if not rows.is_readable(delivery):
-            return "–"
-        return format_html("{}{}", len(delivery.recipients), _marks(delivery))
-
-    @admin.display(description=gettext_lazy("next attempt"))
-    def next_attempt(self, delivery: Delivery) -> SafeString | str:
-        """Return the time until the next attempt, or 'at once' if it is due."""
-        due_at = next_attempt(delivery)
-        if due_at is None:
-            return "–"
-        waits = due_at > timezone.now()
-        return _moment(due_at, _("in %(time)s") % {"time": timeuntil(due_at, depth=1)} if waits else _("now"))
-
-    @admin.display(description=gettext_lazy("age"), ordering="-created_at")
-    def age(self, delivery: Delivery) -> SafeString:
-        """Return the time since submission."""
-        return _moment(delivery.created_at, timesince(delivery.created_at, depth=1))
 
     # -- the page of one delivery -------------------------------------------------------------------------------
 
@@ -177,8 +149,25 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         """Return the status as in the list: a claimed delivery is being sent."""
         return delivery.get_current_status_display()
 
+    @admin.display(description="Message-ID")
+    def own_message_id(self, delivery: Delivery) -> SafeString:
+        return isolated(delivery.message_id)
+
+    @admin.display(description=gettext_lazy("reason"))
+    def why(self, delivery: Delivery) -> SafeString | str:
+        return isolated(delivery.reason) if delivery.reason else "–"
+
+    @admin.display(description=gettext_lazy("SMTP configuration"))
+    def linked_config(self, delivery: Delivery) -> SafeString | str:
+        """Return the name of the configuration as a link, for users who may view configurations."""
+        pk = SMTPConfig.objects.filter(name=delivery.smtp_config).values_list("pk", flat=True).first()
+        if pk is None:
+            return delivery.smtp_config or "–"
+        page = reverse("admin:email_integration_smtpconfig_change", args=[pk])
+        return format_html('<a href="{}">{}</a>', page, isolated(delivery.smtp_config))
+
     @admin.display(description=gettext_lazy("recipients"))
-    def recipients_and_replies(self, delivery: Delivery) -> str:
+    def recipients_and_replies(self, delivery: Delivery) -> SafeString | str:
         """Return the recipients, the status and reason of each, and the server's reply."""
         if not rows.is_readable(delivery):
             return _("They cannot be read: the row was changed in the database, outside the app.")
@@ -186,10 +175,18 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         shown = sorted(delivery.recipients, key=lambda item: item["status"] == Status.ACCEPTED)[:_RECIPIENTS]
         left = len(delivery.recipients) - len(shown)
         if not left:
-            return "\n".join(_line(item) for item in delivery.recipients)
+            return format_html_join(mark_safe("<br>"), "{}", ((_line(item),) for item in delivery.recipients))
         command = f"manage.py delivery show {delivery.pk} --addresses"
         more = _("%(count)s more are shown by: %(command)s") % {"count": number_format(left), "command": command}
-        return "\n".join([*map(_line, shown), more])
+        return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in (*map(_line, shown), more)))
+
+    @admin.display(description=gettext_lazy("from"))
+    def sender_address(self, delivery: Delivery) -> SafeString | str:
+        return isolated(previews.sender(delivery)) if delivery.from_header else "–"
+
+    @admin.display(description=gettext_lazy("redirected to"))
+    def other_recipients(self, delivery: Delivery) -> SafeString | str:
+        return isolated(delivery.redirected_to) if delivery.redirected_to else "–"
 
     @admin.display(description=gettext_lazy("content"))
     def kept_content(self, delivery: Delivery) -> str:
@@ -208,11 +205,13 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the sections. Addresses are for users who may see them."""
-        outcome = ("id", "message_id", "current_status", "code", "reason", "attempts", "smtp_config", "priority")
-        addresses = ("recipients_and_replies", "from_header", "redirected_to")
+        may_link = request.user.has_perm("email_integration.view_smtpconfig")
+        config = "linked_config" if may_link else "smtp_config"
+        outcome = ("id", "own_message_id", "current_status", "code", "why", "attempts", config, "priority")
+        addresses = ("recipients_and_replies", "sender_address", "other_recipients")
         return [
             (None, {"fields": (*outcome, "when_in_doubt", "kept_content")}),
-            (gettext_lazy("Times"), {"fields": ("created_at", "due_at", "expires_at", "finished_at")}),
+            (gettext_lazy("Times"), {"fields": ("submitted", "due", "expires", "finished")}),
             *([(gettext_lazy("Addresses"), {"fields": addresses})] if may_see_content(request) else []),
         ]
 
@@ -220,10 +219,25 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return [name for _title, options in self.get_fieldsets(request, obj) for name in options["fields"]]
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Add descriptions of the attempts in words."""
+        """Add the subject as the title, the decisions, and descriptions of the attempts in words."""
+        may_see = may_see_content(request)
         for inline in context["inline_admin_formsets"]:
-            context["attempts"] = described_attempts(inline.formset.get_queryset(), may_see=may_see_content(request))
-            context["next_attempt"] = next_attempt(inline.formset.instance)
+            context["attempts"] = described_attempts(inline.formset.get_queryset(), may_see=may_see)
+        delivery = context["original"]
+        subject = previews.subjects([delivery]).get(delivery.pk, "") if may_see else ""
+        if may_see and delivery.subject and not subject:
+            text = _("The subject cannot be decrypted: its key is not in SMTP_PASSWORD_KEYS, or it is damaged.")
+            self.message_user(request, text, messages.WARNING)
+        context |= {
+            "title": subject or _("Mail %(id)s") % {"id": delivery.pk},
+            "email_subject": subject,
+            "email_badge": badge(delivery),
+            "explanation": explanation(delivery),
+            "buttons": self.buttons(request, delivery),
+            "next_try": next_try(delivery),
+            "original_mail": rows.load(delivery.copy_of) if delivery.copy_of else None,
+            "copies": _copies(delivery),
+        }
         return super().render_change_form(request, context, *args, **kwargs)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -237,30 +251,22 @@ class DeliveryAdmin(SensitiveViews, RestrictedLookups, DashboardViews, ContentVi
         return False
 
 
+def _copies(delivery: Delivery) -> Any:
+    copies = Delivery.objects.filter(copy_of=delivery.pk).order_by("-created_at")
+    return copies.only("pk", "status", "batch", "created_at")[:_COPIES]
+
+
 def _search_help(*, may_see: bool) -> str:
     if may_see:
-        return _("The whole task id or Message-ID, or a part of a recipient or a subject")
-    return _("The whole task id or Message-ID")
+        return _("ID (whole or as listed), whole Message-ID, part of a recipient or of a subject")
+    return _("ID (whole or as listed) or whole Message-ID")
 
 
-def _moment(moment: dt.datetime, text: str) -> SafeString:
-    exactly = date_format(local_time(moment), "DATETIME_FORMAT")
-    return format_html('<time datetime="{}" title="{}">{}</time>', aware(moment).isoformat(), exactly, text)
-
-
-def _marks(delivery: Delivery) -> SafeString:
-    """Return whether the mail was redirected to others than its recipients."""
-    withheld = sum(item.get("cause") == Cause.WITHHELD for item in delivery.recipients)
-    marks = [
-        *([_("redirected")] if delivery.redirected_to else []),
-        *([_("withheld from %(count)d") % {"count": withheld}] if withheld else []),
-    ]
-    return format_html_join("", '<span class="email-mark">{}</span>', ((mark,) for mark in marks))
-
-
-def _line(item: dict[str, Any]) -> str:
+def _line(item: dict[str, Any]) -> SafeString:
     """Return a recipient, its status, the reason, and the server's reply, or our own text if no server replied."""
     reason, reply = item.get("reason", ""), item.get("reply", "")
     said = " ".join(str(part) for part in (item.get("code"), reply if reply != reason else "") if part)
-    line = f"{item['address']}: {item['status']}{f' – {reason}' if reason else ''}{f' ({said})' if said else ''}"
-    return line.encode("utf-8", "replace").decode()  # JSON can contain half of a surrogate pair
+    why = format_html(" – {}", isolated(reason)) if reason else ""
+    end = format_html(" ({})", isolated(said)) if said else ""
+    status = _("pending") if item["status"] == "pending" else dict(Status.choices).get(item["status"], item["status"])
+    return format_html("{}: {}{}{}", isolated(item["address"]), status, why, end)

@@ -1,4 +1,4 @@
-"""The forms of a configuration: its page, the connection test, and the rows of the list."""
+"""The forms of a configuration: its page and the connection test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.utils.text import format_lazy, get_text_list
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, validators
@@ -15,7 +15,10 @@ from email_integration.models.server import OF_OAUTH, SECRETS
 
 from . import routing_status
 from .active_flag import ActiveAsShown, ActiveField
-from .typing import ConfigForm, ConfigFormSet
+from .encryption import EncryptionForm
+from .session_tests import SessionTests
+from .stale import StaleForm
+from .typing import ConfigForm
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -29,8 +32,6 @@ _OF_THE_SERVER = (
     "username",
     "password",
     *OF_OAUTH,
-    "use_tls",
-    "use_ssl",
     "ca_certificates",
     "ehlo_name",
     "from_email",
@@ -145,11 +146,16 @@ def _what_may_be_entered(name: str) -> StrOrPromise:
     return format_lazy(text, references=", ".join(given))
 
 
-class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
+class SMTPConfigForm(ActiveAsShown, StaleForm, EncryptionForm, _WriteOnlySecrets):
     """The form of a configuration's page.
 
     Deactivating the active configuration needs confirmation, and so does a doubtful secret.
     """
+
+    #: The tests in the user's session; the admin sets it.
+    session_tests: SessionTests | None = None
+    #: Whether one of them is the last test of what is saved.
+    was_tested = False
 
     confirm_secret = forms.BooleanField(
         label=_("Yes, it is meant exactly like this"), required=False, widget=forms.HiddenInput
@@ -174,10 +180,15 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        stored = SMTPConfig.objects.filter(pk=self.instance.pk).first() if self.instance.pk else None
-        self.was_active = stored is not None and stored.is_active
+        self.was_active = self.stored is not None and self.stored.is_active
         if "is_active" not in self.fields:
             self.instance.is_active = self.was_active  # whatever a reverted version contains
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if "name" in self.changed_data:  # an old name does not prevent other changes
+            validators.validate_name(name)
+        return name
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -209,6 +220,8 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
 
     def _post_clean(self) -> None:
         super()._post_clean()
+        if not self.errors and self.session_tests is not None:
+            self.was_tested = self.session_tests.apply_to(self.instance)
         if self.instance.is_active and not self.was_active and not self.errors:
             try:
                 self.instance.check_may_be_activated()
@@ -216,7 +229,7 @@ class SMTPConfigForm(ActiveAsShown, _WriteOnlySecrets):
                 self.add_error("is_active", error)
 
 
-class ConnectionTestForm(_WriteOnlySecrets):
+class ConnectionTestForm(EncryptionForm, _WriteOnlySecrets):
     """The fields that a connection test needs. The configuration may be incomplete."""
 
     class Meta:
@@ -228,48 +241,7 @@ class ConnectionTestForm(_WriteOnlySecrets):
         self.fields["from_email"].required = sends
 
 
-class ListRowForm(ActiveAsShown):
-    """A row of the list. Only the active flag can be changed, and only it is validated."""
+class TestAddressForm(forms.Form):
+    """The address of a test mail."""
 
-    class Meta:
-        model = SMTPConfig
-        fields = ("is_active",)
-        field_classes = {"is_active": ActiveField}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.was_active = self.instance.is_active
-        self.instance.is_row_of_list = True  # type: ignore[attr-defined]  # see SMTPConfigAdmin.has_change_permission
-        self.fields["is_active"].widget.attrs["aria-label"] = f"{self.fields['is_active'].label}: {self.instance.name}"
-
-    def _post_clean(self) -> None:
-        # Django's validation compares each row with the old values of the others, and reports fields that are missing
-        # here.
-        turned_on = self.cleaned_data.get("is_active") and not self.instance.is_active
-        self.instance.is_active = bool(self.cleaned_data.get("is_active"))
-        if turned_on:
-            try:
-                self.instance.full_clean(exclude=set(SECRETS), validate_unique=False)
-                self.instance.check_may_be_activated()
-            except ValidationError as error:
-                self.add_error("is_active", error.messages)
-
-
-class ListFormSet(ConfigFormSet):
-    """The rows of the list together: at most one is ticked."""
-
-    #: The rows whose flag was changed elsewhere after the page was rendered. The list's view sets its own list here.
-    overtaken: list[SMTPConfig]
-
-    def clean(self) -> None:
-        super().clean()
-        rows = [form for form in self.forms if isinstance(form, ListRowForm)]
-        self.overtaken.extend(form.instance for form in rows if form.overtaken)
-        ticked = [form.instance.name for form in rows if form.ticked]
-        if len(ticked) > 1:
-            names = get_text_list([f"“{name}”" for name in ticked], str(_("and")))
-            text = _("Only one configuration can be active, and %(names)s are ticked: tick one of them.")
-            raise ValidationError(text, params={"names": names}, code="two_active")
-
-    def validate_unique(self) -> None:
-        """Skip the check: no field of a row is unique."""
+    test_address = forms.EmailField(label=_("Send the test mail to"), max_length=254)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,19 +19,29 @@ from simple_history.template_utils import HistoricalRecordContextHelper
 from email_integration import conf
 from email_integration.models import Authentication, Grant, audit
 
+from . import encryption
+
 
 class _Words(HistoricalRecordContextHelper):  # type: ignore[misc]  # the library is untyped
-    """Shows values in words."""
+    """Shows values in words, and the two columns of the encryption as the one choice of the form."""
+
+    def context_for_delta_changes(self, delta: Any) -> list[dict[str, Any]]:
+        changes = [change for change in delta.changes if change.field not in encryption.COLUMN_NAMES]
+        shown: list[dict[str, Any]] = super().context_for_delta_changes(dataclasses.replace(delta, changes=changes))
+        if len(changes) == len(delta.changes):
+            return shown
+        old, new = (encryption.NAMES.get(encryption.of(one), "–") for one in (delta.old_record, delta.new_record))
+        return [*shown, {"field": _("Encryption"), "old": old, "new": new}]
 
     def prepare_delta_change_value(self, change: Any, value: Any) -> Any:
         if isinstance(value, bool):
             return _("yes") if value else _("no")
         if change.field == "ca_certificates" and value:
-            return _names(value)
+            return certificate_names(value)
         return value if value != "" else "–"
 
 
-def _names(certificates: str) -> str:
+def certificate_names(certificates: str) -> str:
     """Return the subject of each certificate, and the beginning of its SHA-256 fingerprint."""
     try:
         found = x509.load_pem_x509_certificates(certificates.encode())

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.admin import FieldListFilter, SimpleListFilter
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import get_fields_from_path
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import ERROR_FLAG, ChangeList
 from django.contrib.admin.widgets import url_params_from_lookup_dict
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
 
 from email_integration.ledger.rows import is_name
 
@@ -24,10 +26,10 @@ class RestrictedOrdering(ChangeList):
     """A list that is ordered only by its sortable columns."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """Also reject a time that overflows in another time zone."""
+        """Also reject a time that overflows in another time zone, or has one that the database cannot store."""
         try:
             super().get_results(request)
-        except OverflowError as error:
+        except (OverflowError, ValueError) as error:
             raise IncorrectLookupParameters(error) from error
 
     def get_ordering_field(self, field_name: Any) -> Any:
@@ -44,6 +46,14 @@ class RestrictedLookups(AnyModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return RestrictedOrdering
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Say that all rows are shown if Django has removed filters that were not understood from the URL."""
+        if request.method == "GET" and ERROR_FLAG in request.GET:
+            text = _("A filter in the address is not understood. All entries are shown, without any filter.")
+            self.message_user(request, text, messages.ERROR)
+        response: HttpResponse = super().changelist_view(request, extra_context)
+        return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Also return None for an invalid id, which PostgreSQL would not compare."""

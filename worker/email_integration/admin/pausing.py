@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -13,11 +12,13 @@ from django.utils.translation import gettext as _
 
 from email_integration.models import SendingPause
 
+from . import returning
+from .refusing import require
 from .typing import ConfigModelAdmin
 
 
 class PauseViews(ConfigModelAdmin):
-    """Two pages that ask before they act."""
+    """Two pages that ask before they act, and return to the page that led to them."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -29,34 +30,30 @@ class PauseViews(ConfigModelAdmin):
 
     def pause_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for a reason, then pause."""
-        context = {"title": _("Pause all sending?"), "resume": False}
+        require(request, "email_integration.pause_sending")
         if request.method == "POST":
-            _allow(request)
             SendingPause.begin(by=request.user, reason=request.POST.get("reason", "").strip())
             return self._done(request)
-        return self._ask(request, context)
+        return self._ask(request, {"title": _("Pause all sending?"), "resume": False})
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
         """Show the pause, then resume."""
-        context = {"title": _("Resume sending?"), "resume": True, "pause": SendingPause.objects.first()}
+        require(request, "email_integration.pause_sending")
         if request.method == "POST":
-            _allow(request)
             SendingPause.end()
             return self._done(request)
-        return self._ask(request, context)
+        pause = SendingPause.objects.first()
+        return self._ask(request, {"title": _("Resume sending?"), "resume": True, "pause": pause})
 
     def _ask(self, request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
-        _allow(request)
-        context |= {**self.admin_site.each_context(request), "opts": self.opts}
+        context |= {**self.admin_site.each_context(request), "opts": self.opts, "next": self._next(request)}
         return TemplateResponse(request, "email_integration/pause.html", context)
 
     def _done(self, request: HttpRequest) -> HttpResponse:
         if SendingPause.current() is None:  # if not, the notice at the top of the page says so
-            self.message_user(request, _("Sending goes on. What waited is sent now."), messages.SUCCESS)
+            self.message_user(request, _("Sending is resumed. All held mail is sent now."), messages.SUCCESS)
+        return HttpResponseRedirect(self._next(request))
+
+    def _next(self, request: HttpRequest) -> str:
         page = "email_integration_smtpconfig_changelist" if self.has_view_permission(request) else "index"
-        return HttpResponseRedirect(reverse(f"admin:{page}"))
-
-
-def _allow(request: HttpRequest) -> None:
-    if not request.user.has_perm("email_integration.pause_sending"):
-        raise PermissionDenied
+        return returning.asked_on(request) or reverse(f"admin:{page}")

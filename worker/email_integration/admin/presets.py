@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """The values that one button fills in. A blank host leaves the field unchanged."""
+    """The values that one button fills in. A blank host keeps a host that the user typed.
+
+    A value that the user must complete has a word of ``validators.PLACEHOLDERS``, which is not saved.
+    """
 
     label: Text | str
     host: str
     port: int
-    encryption: Literal["tls", "ssl"]
+    encryption: Literal["starttls", "tls"]
     hint: Text
     authentication: Literal["password", "oauth"] = "password"
     grant: str = ""
@@ -31,24 +34,24 @@ PRESETS = (
         label="Gmail",
         host="smtp.gmail.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_("The username is the whole address; the password is an app password, made in the Google account."),
     ),
     Preset(
         label="Office 365",
         host="smtp.office365.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_("The username is the whole address; 'Authenticated SMTP' must be on for the mailbox."),
     ),
     Preset(
         label="Google, OAuth",
         host="smtp.gmail.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_(
-            "The username is the whole address; the client comes from a project in Google Cloud. Save, and ask the "
-            "owner of the mailbox for consent then."
+            "The username is the whole address; the client comes from a project in Google Cloud. Save, then ask the "
+            "owner of the mailbox for consent."
         ),
         authentication="oauth",
         grant="refresh_token",
@@ -58,7 +61,7 @@ PRESETS = (
         label=_("Google, service account"),
         host="smtp.gmail.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_("The username is the mailbox that mail is sent from; put the whole JSON file into the private key."),
         authentication="oauth",
         grant="jwt_bearer",
@@ -69,9 +72,10 @@ PRESETS = (
         label="Microsoft 365, OAuth",
         host="smtp.office365.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_(
-            "Put the id of your tenant into the token endpoint. The username is the mailbox that mail is sent from."
+            "Replace TENANT in the token endpoint with the id of your tenant. The username is the mailbox that mail is "
+            "sent from."
         ),
         authentication="oauth",
         grant="client_credentials",
@@ -82,10 +86,10 @@ PRESETS = (
         label=_("Microsoft 365, OAuth for one mailbox"),
         host="smtp.office365.com",
         port=587,
-        encryption="tls",
+        encryption="starttls",
         hint=_(
-            "Put the id of your tenant into the token endpoint. The username is the mailbox. Save, and ask its owner "
-            "for consent then."
+            "Replace TENANT in the token endpoint with the id of your tenant. The username is the mailbox. Save, then "
+            "ask its owner for consent."
         ),
         authentication="oauth",
         grant="refresh_token",
@@ -94,23 +98,26 @@ PRESETS = (
     ),
     Preset(
         label="Amazon SES",
-        host="email-smtp.us-east-1.amazonaws.com",
+        host="email-smtp.REGION.amazonaws.com",
         port=587,
-        encryption="tls",
-        hint=_("Put your region into the host. Username and password are SMTP credentials, not access keys."),
+        encryption="starttls",
+        hint=_(
+            "Replace REGION in the host with the region of your account, such as eu-central-1. Username and password "
+            "are SMTP credentials, not access keys."
+        ),
+    ),
+    Preset(
+        label=_("Custom, STARTTLS"),
+        host="",
+        port=587,
+        encryption="starttls",
+        hint=_("STARTTLS on port 587, which most providers use."),
     ),
     Preset(
         label=_("Custom, TLS"),
         host="",
-        port=587,
-        encryption="tls",
-        hint=_("STARTTLS on port 587, as most providers have it."),
-    ),
-    Preset(
-        label=_("Custom, SSL"),
-        host="",
         port=465,
-        encryption="ssl",
+        encryption="tls",
         hint=_("TLS from the start on port 465."),
     ),
 )

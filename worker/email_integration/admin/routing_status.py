@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.utils import timezone
-from django.utils.formats import date_format, number_format
+from django.utils.formats import number_format
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from email_integration import conf, routing
 from email_integration.exceptions import SecretUnavailable
-from email_integration.models import Authentication, CircuitBreaker, Delivery, SendingPause, SMTPConfig, Status
+from email_integration.models import Authentication, Delivery, SendingPause, SMTPConfig, Status
 from email_integration.models.login import current_token
-from email_integration.routing import breaker
 from email_integration.smtp import Relay
-from email_integration.timezones import local_time
+from email_integration.timezones import exactly
+
+from .isolation import isolated_text
+from .next_tries import open_breaker
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as Text
@@ -44,7 +46,7 @@ def route() -> Notice:
     """Return a notice of the server that mail goes to now, without regard to a pause."""
     active = list(SMTPConfig.objects.filter(is_active=True)[:2])
     if len(active) > 1:
-        return Notice(level="error", text=_("Mail goes nowhere now and waits: several configurations are active."))
+        return Notice(level="error", text=_("Mail is being held: several configurations are active."))
     config = active[0] if active else None
     if config is None:
         fallback = routing.settings_relay()
@@ -55,18 +57,18 @@ def route() -> Notice:
                 port=fallback.port,
             )
             return _at_fault(fallback, text) or Notice(level="warning", text=text)
-        text = _("Mail goes nowhere now and waits: no configuration is active, and the settings name no server.")
+        text = _("Mail is being held: no configuration is active, and the settings name no server.")
         return Notice(level="error", text=text)
     if not config.is_readable:
-        text = _("Mail goes nowhere now and waits: the password of the active configuration, “{name}”, is unreadable.")
+        text = _("Mail is being held: the password of the active configuration, “{name}”, is unreadable.")
         return Notice(level="error", text=format_lazy(text, name=config.name))
     if config.defect:
-        text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
+        text = _("Mail is being held: the active configuration, “{name}”, cannot be used. {defect}")
         return Notice(level="error", text=format_lazy(text, name=config.name, defect=config.defect))
     try:
         relay = routing.relay_of(config)
     except SecretUnavailable as error:
-        text = _("Mail goes nowhere now and waits: the active configuration, “{name}”, cannot be used. {defect}")
+        text = _("Mail is being held: the active configuration, “{name}”, cannot be used. {defect}")
         return Notice(level="error", text=format_lazy(text, name=config.name, defect=str(error)))
     text = _("Mail goes through “{name}” ({host}:{port}) now: it is the active configuration.")
     text = format_lazy(text, name=config.name, host=config.host, port=config.port)
@@ -83,27 +85,28 @@ def token() -> Iterable[Notice]:
         yield Notice(level="info", text=_of_token(_("valid until %(when)s"), when=row.expires_at))
     if row.failed_at is not None:
         text = _("none could be fetched %(when)s: %(why)s")
-        yield Notice(level="warning", text=_of_token(text, when=row.failed_at, why=row.error.rstrip(".")))
+        yield Notice(
+            level="warning", text=_of_token(text, when=row.failed_at, why=isolated_text(row.error.rstrip(".")))
+        )
 
 
 def _of_token(text: Text, *, when: dt.datetime, why: str = "") -> Text:
-    at = date_format(local_time(when), "SHORT_DATETIME_FORMAT")
-    return format_lazy("{}: {}.", _("OAuth token"), text % {"when": at, "why": why})
+    return format_lazy("{}: {}.", _("OAuth token"), text % {"when": exactly(when), "why": why})
 
 
 def _at_fault(relay: Relay, through: Text) -> Notice | None:
     """Return ``through`` and the known fault of ``relay``, or None."""
-    tripped = CircuitBreaker.objects.filter(pk=breaker.key(relay)).first()
+    tripped = open_breaker(relay)
     if tripped is None:
         return None
     waiting = Delivery.objects.filter(status=Status.DEFERRED, waits_for_relay=True)[: _COUNTED + 1].count()
     count = format_lazy(_("more than {count}"), count=number_format(_COUNTED)) if waiting > _COUNTED else str(waiting)
     soon = tripped.probe_at <= timezone.now()
-    next_try = _("with the next mail") if soon else date_format(local_time(tripped.probe_at), "TIME_FORMAT")
+    next_try = _("with the next mail") if soon else exactly(tripped.probe_at)
     fault = format_lazy(
-        _("The server is at fault: {reason}. Since {since}; next try: {next_try}; mails that wait for it: {count}."),
-        since=date_format(local_time(tripped.opened_at), "SHORT_DATETIME_FORMAT"),
-        reason=tripped.reason.rstrip("."),
+        _("The server is not working: {reason}. Down since {since}; next try: {next_try}; mails held for it: {count}."),
+        since=exactly(tripped.opened_at),
+        reason=isolated_text(tripped.reason.rstrip(".")),
         count=count,
         next_try=next_try,
     )
@@ -116,7 +119,7 @@ def without_any() -> Text:
     if isinstance(fallback, Relay):
         text = _("With no configuration active, mail goes by the settings of this project: {host}:{port}.")
         return format_lazy(text, host=fallback.host, port=fallback.port)
-    return _("With no configuration active, mail goes nowhere and waits: the settings of this project name no server.")
+    return _("With no configuration active, mail is held: the settings of this project name no server.")
 
 
 def blockers() -> Iterable[Notice]:
@@ -139,9 +142,10 @@ def _listed(key: str) -> str:
 
 def _paused(pause: SendingPause) -> Text:
     if conf.get("EMAIL_PAUSED"):
-        return _("Sending is paused by the setting EMAIL_PAUSED. Mail is taken and waits.")
-    text = _("Sending is paused. Mail is taken and waits.")
+        return _("Sending is paused by the setting EMAIL_PAUSED. New mail is accepted and held.")
+    text = _("Sending is paused. New mail is accepted and held.")
     if pause.reason:
-        text = format_lazy("{} {}", text, format_lazy(_("Reason: {reason}."), reason=pause.reason.rstrip(".")))
-    since = date_format(local_time(pause.since), "SHORT_DATETIME_FORMAT")
-    return format_lazy("{} {}", text, format_lazy(_("Since {since}."), since=since))
+        text = format_lazy(
+            "{} {}", text, format_lazy(_("Reason: {reason}."), reason=isolated_text(pause.reason.rstrip(".")))
+        )
+    return format_lazy("{} {}", text, format_lazy(_("Since {since}."), since=exactly(pause.since)))

@@ -8,13 +8,12 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.template.defaultfilters import floatformat
-from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.models import DeliveryAttempt
 from email_integration.smtp import Phase
-from email_integration.timezones import local_time
+from email_integration.timezones import exactly
 
 from .typing import AttemptInline
 
@@ -81,11 +80,6 @@ def _details(attempt: DeliveryAttempt) -> Iterable[str]:
 def _moment(version: str) -> str:
     """Return the time when this version of the configuration was saved."""
     try:
-        return date_format(local_time(dt.datetime.fromisoformat(version)), "SHORT_DATETIME_FORMAT")
+        return exactly(dt.datetime.fromisoformat(version))
     except ValueError:
         return version
-
-
-def next_attempt(delivery: Delivery) -> dt.datetime | None:
-    """Return the time of the next automatic attempt. Return None if there is none, or if it is in progress."""
-    return delivery.due_at if delivery.current_status in (Status.QUEUED, Status.DEFERRED) else None

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections
-from django.db.models import Count, Value
+from django.db.models import Count, QuerySet, Value
 
 from email_integration.ledger.rows import database
 from email_integration.models import Delivery, DeliveryAttempt, Status
+from email_integration.outcomes.causes import NOT_BY_SERVER
 
 from .intervals import Interval
 
@@ -33,7 +34,7 @@ PARTS, OF_EACH_PART = 4, 25
 #: Causes are counted over this many attempts: the last ones that the server did not accept.
 ATTEMPTS = 20_000
 
-#: How many causes are shown.
+#: How many causes are shown, of servers and of all else.
 CAUSES = 8
 
 #: A priority and a configuration.
@@ -217,27 +218,46 @@ def _percentile(ordered: Sequence[tuple[float, float]], share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class CauseCount:
-    """A cause, and the number of attempts that ended with it."""
+    """A cause, the number of attempts that ended with it, and the number of their mails."""
 
     outcome: str
     cause: str
-    number: int
+    attempts: int
+    mails: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrequentCauses:
-    """The causes, most frequent first. ``since`` is set if only attempts after it were counted."""
+    """The causes, most frequent first: those of servers, and all others. They are counted in ``within``.
 
-    found: Sequence[CauseCount]
+    ``since`` is set if earlier attempts were left out.
+    """
+
+    of_servers: Sequence[CauseCount]
+    others: Sequence[CauseCount]
+    within: Interval
     since: dt.datetime | None
 
 
 def frequent_causes(choice: Choice, whole: Interval) -> FrequentCauses:
     """Return the causes of attempts that were not accepted, counted over the last ATTEMPTS such attempts at most."""
+    attempts, since = not_accepted(choice, whole)
+    counted = attempts.values("outcome", "cause").annotate(attempts=Count("*"), mails=Count("delivery", distinct=True))
+    found = [CauseCount(**row) for row in counted.order_by("-attempts", "cause")]
+    return FrequentCauses(
+        of_servers=[each for each in found if each.cause not in NOT_BY_SERVER][:CAUSES],
+        others=[each for each in found if each.cause in NOT_BY_SERVER][:CAUSES],
+        within=whole,
+        since=since,
+    )
+
+
+def not_accepted(choice: Choice, whole: Interval) -> tuple[QuerySet[DeliveryAttempt], dt.datetime | None]:
+    """Return the attempts that no server accepted, the last ATTEMPTS at most, and the time after which all of them are.
+
+    The time is None if no attempt was left out.
+    """
     attempts = choice.among(_within(_not_accepted(), whole), priority_column="delivery__priority")
     beyond = attempts.order_by("-finished_at").values_list("finished_at", flat=True)[ATTEMPTS : ATTEMPTS + 1]
     since: dt.datetime | None = next(iter(beyond), None)
-    if since is not None:
-        attempts = attempts.filter(finished_at__gt=since)
-    counted = attempts.values("outcome", "cause").annotate(number=Count("*")).order_by("-number", "cause")
-    return FrequentCauses(found=[CauseCount(**row) for row in counted[:CAUSES]], since=since)
+    return (attempts if since is None else attempts.filter(finished_at__gt=since)), since

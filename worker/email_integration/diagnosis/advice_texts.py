@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 ADVICE: dict[str, Text] = {
     "name": _("No server with the name {host} was found. Check the spelling, or ask the provider for the name."),
     "refused": _(
-        "No program listens on port {port} of {host}. Check host and port: 587 is usual with TLS, 465 with SSL. Some "
-        "networks block these ports."
+        "No program listens on port {port} of {host}. Check host and port: 587 is usual with STARTTLS, 465 with TLS. "
+        "Some networks block these ports."
     ),
     "unreachable": _("This machine cannot reach {host}. Check the network, the firewall and the host name."),
     "timeout": _(
@@ -28,34 +28,33 @@ ADVICE: dict[str, Text] = {
     ),
     "tls-from-the-start": _(
         "The server accepts the connection and sends nothing, as a server does that waits for encryption. Try TLS from "
-        "the start: turn SSL on and TLS off. If that changes nothing, the server refuses this machine, is slower than "
-        "the timeout allows, or is not a mail server."
+        "the start: choose the encryption TLS (465). If that changes nothing, the server refuses this machine, is "
+        "slower than the timeout allows, or is not a mail server."
     ),
     "tls-by-starttls": _(
-        "SSL is on, but the server on port {port} starts without encryption. Turn SSL off and TLS on, which is "
-        "STARTTLS, or enter the port for SSL, usually 465."
+        "The encryption is TLS, but the server on port {port} starts without encryption. Choose STARTTLS, or enter the "
+        "port for TLS, usually 465."
     ),
     "not-smtp": _(
-        "Another kind of server answers on port {port} of {host}. Enter the port for SMTP: usually 587 with TLS, or "
-        "465 with SSL."
+        "Another kind of server answers on port {port} of {host}. Enter the port for SMTP: usually 587 with STARTTLS, "
+        "or 465 with TLS."
     ),
     "lmtp": _(
         "The server on port {port} of {host} speaks LMTP, which delivers mail into mailboxes, and not SMTP. Enter the "
-        "port for SMTP: usually 587 with TLS, 465 with SSL, or 25."
+        "port for SMTP: usually 587 with STARTTLS, 465 with TLS, or 25."
     ),
     "ehlo-name": _(
         "The server does not accept the name by which this machine introduces itself (EHLO). Enter a name that it "
         "accepts in the field 'EHLO name', under 'Advanced': usually the full domain name of this machine."
     ),
     "port-and-encryption": _(
-        "Port and encryption do not fit together. Ports 587 and 25 require TLS, which is STARTTLS; port 465 requires "
-        "SSL."
+        "Port and encryption do not fit together. Ports 587 and 25 require STARTTLS; port 465 requires TLS."
     ),
     "starttls": _(
-        "The server does not offer STARTTLS on port {port}. Try port 587, or port 465 with SSL instead of TLS. Turn "
-        "encryption off only for a server on your own network."
+        "The server does not offer STARTTLS on port {port}. Try port 587, or port 465 with TLS. Choose no encryption "
+        "only for a server on your own network."
     ),
-    "starttls-first": _("The server requires encryption first. Turn on TLS for port 587 or 25, or SSL for port 465."),
+    "starttls-first": _("The server requires encryption first. Choose STARTTLS for port 587 or 25, TLS for port 465."),
     "tls-version": _(
         "The server and this machine have no TLS version in common. The server is probably too old: it should support "
         "TLS 1.2 or later."
@@ -63,7 +62,7 @@ ADVICE: dict[str, Text] = {
     "tls-refused": _(
         "The server ended the TLS handshake. The failed step shows the reason that the server gave. If the reason is a "
         "fault of the server, its operator has to fix it. Check that you entered the host as the provider writes it, "
-        "or try the other combination: port 465 with SSL instead of 587 with TLS, or the reverse."
+        "or try the other combination: port 465 with TLS instead of 587 with STARTTLS, or the reverse."
     ),
     "tls-name": _(
         "The server does not know the name {host}. Enter the host as the provider writes it; an alias or a numeric "
@@ -87,12 +86,12 @@ ADVICE: dict[str, Text] = {
         "the clock of this machine."
     ),
     "login-not-offered": _(
-        "The server offers no login on this connection. Many servers offer one only on an encrypted connection: turn "
-        "TLS or SSL on. If the server needs no login, leave the username blank."
+        "The server offers no login on this connection. Many servers offer one only on an encrypted connection: choose "
+        "STARTTLS or TLS. If the server needs no login, leave the username blank."
     ),
     "token-not-offered": _(
         "The server offers no OAuth login on this connection. Many servers offer one only on an encrypted connection: "
-        "turn TLS or SSL on. If it offers none even then, choose the password."
+        "choose STARTTLS or TLS. If it offers none even then, choose the password."
     ),
     "token": _(
         "The server does not accept the OAuth token. Check that the scope is right, that the username is the mailbox, "
@@ -103,8 +102,8 @@ ADVICE: dict[str, Text] = {
         "the secrets and the scope, and check that this machine can reach the endpoint."
     ),
     "login-needed": _(
-        "A login is missing: enter username and password. If you have entered them, turn TLS or SSL on as well: many "
-        "servers offer a login only on an encrypted connection."
+        "A login is missing: enter username and password. If you have entered them, choose STARTTLS or TLS as well: "
+        "many servers offer a login only on an encrypted connection."
     ),
     "password": _(
         "The server does not accept the username and password. Enter the password again. The username is often the "

@@ -3,7 +3,7 @@
 // The form of a configuration: presets, the fields of the chosen way to log in, and the test of what is typed. Without
 // this script there are no presets, all fields are shown, and the test opens a page of its own.
 document.addEventListener("DOMContentLoaded", () => {
-    const form = document.getElementById("smtpconfig_form");
+    const form = document.querySelector("#smtpconfig_form, #historicalsmtpconfig_form"); // the latter to revert
     if (!form) {
         return;
     }
@@ -44,25 +44,51 @@ document.addEventListener("DOMContentLoaded", () => {
         showWhatApplies();
     }
 
+    // A port is suggested as long as it is a usual one and the user has not typed it.
+    const encryption = form.elements.encryption;
+    const port = form.elements.port;
+    const usual = {none: "25", starttls: "587", tls: "465"};
+    let isTyped = false;
+    if (encryption && port) {
+        port.addEventListener("input", () => {
+            isTyped = true;
+        });
+        encryption.addEventListener("change", () => {
+            if (!isTyped && (port.value === "" || Object.values(usual).includes(port.value))) {
+                port.value = usual[encryption.value];
+            }
+        });
+    }
+
     const presets = form.querySelector(".email-presets");
     if (presets) {
+        const choices = [...presets.querySelectorAll("button[data-port]")];
+
+        // A preset without a value clears what another preset has filled in, and keeps what the user typed.
+        function fill(name, key, chosen) {
+            const field = form.elements[name];
+            const isOurs = choices.some((other) => other.dataset[key] && other.dataset[key] === field.value);
+            if (chosen.dataset[key] || isOurs) {
+                field.value = chosen.dataset[key];
+            }
+        }
+
         presets.hidden = false;
         presets.addEventListener("click", (event) => {
             const button = event.target.closest("button[data-port]");
             if (!button) {
                 return;
             }
-            if (button.dataset.host) {
-                form.elements.host.value = button.dataset.host;
-            }
-            form.elements.port.value = button.dataset.port;
-            form.elements.use_tls.checked = button.dataset.encryption === "tls";
-            form.elements.use_ssl.checked = button.dataset.encryption === "ssl";
+            fill("host", "host", button);
+            port.value = button.dataset.port;
+            isTyped = false;
+            encryption.value = button.dataset.encryption;
             if (authentication && grant) {
                 authentication.value = button.dataset.authentication;
+                fill("oauth_endpoint", "endpoint", button);
+                fill("oauth_scope", "scope", button);
                 if (button.dataset.endpoint) {
                     grant.value = button.dataset.grant;
-                    form.elements.oauth_endpoint.value = button.dataset.endpoint;
                     form.elements.oauth_authorization_endpoint.value = "";
                     form.elements.oauth_scope.value = button.dataset.scope;
                 }
@@ -101,6 +127,16 @@ document.addEventListener("DOMContentLoaded", () => {
             running = false;
             buttons.forEach((other) => other.removeAttribute("aria-disabled"));
         }
+    }
+
+    const address = form.elements.test_address;
+    if (address) {
+        address.addEventListener("keydown", (event) => {
+            if (event.key === "Enter") { // the Enter key of this field sends the test mail, it does not save
+                event.preventDefault();
+                buttons.find((button) => button.name === "send").click();
+            }
+        });
     }
 
     buttons.forEach((button) => {
