@@ -505,7 +505,6 @@ def test_an_answer_whose_access_token_is_of_no_use(
 
 def test_an_answer_that_came_late(used: SMTPConfig, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mail does not wait for the answer. Its token is stored on arrival, and no token is sent before that."""
-    monkeypatch.setattr(token_endpoint, "PATIENCE", 0.2)
     has_given_up = threading.Event()
 
     def answer() -> Any:
@@ -514,8 +513,10 @@ def test_an_answer_that_came_late(used: SMTPConfig, endpoint: TokenEndpoint, mon
         return endpoint.create_token_response(Asked("POST", endpoint.url, endpoint.requests[-1]))
 
     endpoint.instead = answer
-    with pytest.raises(NoToken, match="in time"):
-        tokens().another()
+    with monkeypatch.context() as patched:
+        patched.setattr(token_endpoint, "PATIENCE", 0.2)
+        with pytest.raises(NoToken, match="in time"):
+            tokens().another()
     has_given_up.set()
     OAuthToken.objects.update(failed_at=None)
     goes_on(endpoint)

@@ -179,10 +179,11 @@ def test_what_is_damaged_is_claimed_to_be_set_aside() -> None:
 def test_two_who_claim_at_once_have_different_mails() -> None:
     pks = many(60)
     found = in_threads(*[lambda: claim(limit=20)] * 3)
-    assert DeliveryBatch.objects.count() == 3
-    # MariaDB may skip a mail that another claim is examining at that moment. That mail is still due.
-    if Delivery.objects.filter(batch="").exists():
+    # MariaDB may skip mails that another claim is examining at that moment, even all of them. They are still due.
+    if connection.vendor == "mysql" and Delivery.objects.filter(batch="").exists():
         found.append(claim(limit=60))
+    else:
+        assert DeliveryBatch.objects.count() == 3
     assert sorted(pk for batch in found for pk in ids(batch)) == sorted(pks)
 
 

@@ -32,6 +32,8 @@ def _one_session(task_queue: RecordingTaskQueue, settings: Any, monkeypatch: pyt
     """All due mail is claimed together, and sent over one session unless a test says otherwise."""
     change(settings, RETRY_FIRST=60.0, BREAKER_PROBE_FIRST=60.0, SESSIONS=1)
     monkeypatch.setattr(dispatcher._pace, "claims", lambda sessions: 100)
+    # A mail is begun ahead only if this has not passed meanwhile, which a busy machine may exceed.
+    monkeypatch.setattr(guard, "ANSWER_HOLDS", PATIENCE)
 
 
 @pytest.fixture
@@ -180,9 +182,8 @@ def test_a_server_that_is_found_at_fault_is_not_gone_on_with(server: SMTPServer)
     assert CircuitBreaker.objects.count() == 1
     assert stand(ids) == ["deferred"] * 8
     assert received(server) == []
-    begun, contents = (sum(one.count(verb) for one in verbs(server)) for verb in ("MAIL", "CONTENT"))
-    assert contents < 8
-    assert begun <= contents + 1
+    assert sum(one.count("CONTENT") for one in verbs(server)) < 8
+    assert all(one.count("MAIL") <= one.count("CONTENT") + 1 for one in verbs(server))
 
 
 def test_one_that_kills_is_neither_begun_ahead_nor_followed(
